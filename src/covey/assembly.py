@@ -1,0 +1,241 @@
+"""The one place that picks concrete parts: which streams, which team, which server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from covey.errors import CoveyError, InvalidInputError
+from covey.hub.app import Hub
+from covey.hub.auth import Outside, keep_token, outside_of
+from covey.ports.system import SystemClock, SystemRandomness
+from covey.streams.streams import Streams
+from covey.team.members import Spawn, Spawned, Team
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from covey.hub.http import ASGIApp
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+DEFAULT_PORT: Final = 7077
+
+
+class StartError(CoveyError):
+    """The hub cannot start."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a hub is started.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        state_folder: where the hub's state lies; the hub's own is a folder of it, named by the port.
+        insecure: listen on an address that others reach, without TLS.
+        public_url: the URL that clients outside use, when a proxy stands before the hub.
+        origins: other sites whose pages may use the hub.
+        grace_s: how long a shutdown waits for what runs.
+    """
+
+    state_folder: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    insecure: bool = False
+    public_url: str | None = None
+    origins: frozenset[str] = frozenset()
+    grace_s: float = 5.0
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What a running hub does at this moment."""
+
+    sessions: int
+    readers: int
+    streams: int
+    events_total: int
+    is_draining: bool
+
+
+class Running:
+    """A hub that listens."""
+
+    def __init__(self, hub: Hub, *, host: str, port: int, token: str, token_path: Path) -> None:
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.port = port
+        self.token_path = token_path
+        self._hub = hub
+        self._token = token
+
+    @property
+    def url(self) -> str:
+        """The page, with the token in the fragment, which browsers never send or log."""
+        return f"{self.address}/#token={self._token}"
+
+    def status(self) -> Status:
+        """Return what it does now."""
+        streams = self._hub.streams.matching()
+        return Status(
+            sessions=len(self._hub.team),
+            readers=self._hub.readers.count,
+            streams=len(streams),
+            events_total=sum(stream.ring.head for stream in streams),
+            is_draining=self._hub.readers.is_draining,
+        )
+
+
+def asgi(
+    *, streams: Streams | None = None, teammates: Mapping[str, object] | None = None, token: str | None = None
+) -> ASGIApp:
+    """Return a hub to mount in an ASGI app; the app enters what it serves, and no lifespan is needed.
+
+    Args:
+        streams: what ``/v1/streams`` serves.
+        teammates: objects by name, whose public ``async def``s ``/v1/call`` serves.
+        token: what opens it; None leaves that to the app it is mounted in.
+    """
+    streams = streams or Streams()
+    team = Team(streams)
+    for name, teammate in (teammates or {}).items():
+        team.add(name, teammate)
+    return Hub(
+        streams=streams,
+        team=team,
+        token=token,
+        outside=Outside(),
+        clock=streams.clock,
+        randomness=streams.randomness,
+    )
+
+
+async def run(settings: Settings, *, on_ready: Callable[[Running], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, then drain: readers are told, sessions end, nothing is left behind.
+
+    Args:
+        settings: how.
+        on_ready: called once, when the hub listens.
+
+    Raises:
+        StartError: the address cannot be used.
+        StateFolderError: the state folder cannot be used.
+    """
+    _check_exposure(settings)
+    listener = _listen(settings)
+    try:
+        host, port = listener.getsockname()[:2]
+        folder = settings.state_folder / str(port)
+        token = keep_token(folder)
+        clock, randomness = SystemClock(), SystemRandomness()
+        async with Streams(clock=clock, randomness=randomness) as streams:
+            team = Team(streams, kinds={"repl": _spawn_repl(streams)})
+            outside = outside_of(settings.host, port, public_url=settings.public_url, origins=settings.origins)
+            hub = Hub(streams=streams, team=team, token=token, outside=outside, clock=clock, randomness=randomness)
+            running = Running(hub, host=host, port=port, token=token, token_path=folder / "token")
+            server = _server(hub, settings, on_started=lambda: on_ready(running) if on_ready else None)
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                await _stop_all(team, timeout_s=settings.grace_s)
+    finally:
+        listener.close()
+
+
+def serve(settings: Settings, *, on_ready: Callable[[Running], None] | None = None) -> None:
+    """Run a hub until it is told to stop; see ``run``."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run(settings, on_ready=on_ready))
+
+
+async def _stop_all(team: Team, *, timeout_s: float) -> None:
+    team.is_draining = True
+    async with asyncio.TaskGroup() as stops:
+        for member in team.members():
+            stops.create_task(team.stop(member.name, timeout_s=timeout_s))
+
+
+def _spawn_repl(streams: Streams) -> Spawn:
+    from covey.repl.session import Session
+
+    async def spawn(name: str) -> Spawned:
+        session = Session(name, streams)
+        await session.start()
+        return Spawned(resident=session, place="process", methods=("execute", "interrupt", "input", "cancel"))
+
+    return spawn
+
+
+def _check_exposure(settings: Settings) -> None:
+    if settings.host in LOOPBACK or settings.insecure:
+        return
+    raise StartError(
+        f"{settings.host} can be reached from other machines, and the hub speaks plain HTTP",
+        hint="listen on 127.0.0.1 behind a proxy with TLS, or say --insecure if the network is yours alone",
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind here and not in the server, so that a port in use is one clear line."""
+    if not 0 <= settings.port <= 65535:
+        raise InvalidInputError(f"{settings.port} is not a port", hint="ports are 0 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartError(f"cannot listen on {settings.host!r}: {error.strerror or error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+        listener.setblocking(False)  # noqa: FBT003 -- the standard library's own signature
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+            hint="is another hub running there? choose another port with --port, or stop that one",
+        ) from error
+    return listener
+
+
+def _server(hub: Hub, settings: Settings, *, on_started: Callable[[], None]) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """uvicorn, with a word to the readers before connections are closed."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                on_started()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            hub.readers.drain()
+            await super().shutdown(sockets=sockets)
+
+    config = uvicorn.Config(
+        hub,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=max(1, round(settings.grace_s)),
+        timeout_keep_alive=75,
+    )
+    return Server(config)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None

@@ -1,0 +1,1 @@
+"""Calls: what a method takes and gives, seen from outside the process."""

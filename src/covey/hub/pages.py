@@ -1,0 +1,40 @@
+"""The console page and its files, as they lie in the package."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from covey.hub.http import Answer, Request, Response
+from covey.hub.problems import not_found, problem_response
+
+_TYPES: Final = {
+    "console.css": "text/css; charset=utf-8",
+    "console.js": "text/javascript; charset=utf-8",
+    "index.html": "text/html; charset=utf-8",
+}
+# Nothing inline and nothing from elsewhere: output of a session that looks like a script stays text.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def index(request: Request) -> Answer:
+    """``GET /``."""
+    return await asset(request, "index.html")
+
+
+async def asset(request: Request, name: str) -> Answer:
+    """``GET /console/{name}``: one of the page's files, and no other file."""
+    media_type = _TYPES.get(name)
+    if media_type is None:
+        return problem_response(not_found(request.path, hint="the page is at /"))
+    headers = [
+        ("content-type", media_type),
+        ("content-security-policy", _POLICY),
+        ("cache-control", "no-cache"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+    ]
+    return Response(200, resources.files("covey.hub").joinpath("console", name).read_bytes(), headers=headers)

@@ -1,0 +1,161 @@
+"""All streams of a program, by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from covey.errors import NameTakenError, RefusedError, StreamNotFoundError
+from covey.ports.system import SystemClock, SystemRandomness
+from covey.streams.retention import Overflow, Retention
+from covey.streams.ring import Ring
+from covey.streams.stream import Stream
+from covey.wire.names import check_name
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from covey.ports.clock import Clock
+    from covey.ports.randomness import Randomness
+
+D = TypeVar("D")
+
+# Six characters of 36: two runs of the same stream get the same epoch once in two thousand million.
+EPOCH_LENGTH: Final = 6
+ENDED_MAX: Final = 1000
+
+
+class Streams:
+    """Streams by name; usable alone, without a team.
+
+    Args:
+        streams_max: how many streams there may be at once.
+        ended_kept_s: for how long a stream that ended can still be read.
+        clock: where time comes from.
+        randomness: where epochs come from.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams_max: int = 100_000,
+        ended_kept_s: float = 3600.0,
+        clock: Clock | None = None,
+        randomness: Randomness | None = None,
+    ) -> None:
+        self.streams_max = streams_max
+        self.ended_kept_s = ended_kept_s
+        self.clock: Clock = clock or SystemClock()
+        self.randomness: Randomness = randomness or SystemRandomness()
+        self._by_name: dict[str, Stream[Any]] = {}
+        self._ended: dict[str, float] = {}  # in order of their ends
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def stream(
+        self,
+        name: str,
+        data: Callable[..., D],
+        /,
+        *,
+        retain: Retention | None = None,
+        overflow: Overflow = "drop",
+        is_owned: bool = False,
+    ) -> Stream[D]:
+        """Return the stream of that name, made now if there is none.
+
+        Args:
+            name: dot-separated parts of ``[A-Za-z0-9_-]``.
+            data: the type of its events' data; ``object`` for any JSON.
+            retain: what it keeps, when it is made now.
+            overflow: what gives way when it is full, when it is made now: ``drop`` lets the oldest go, ``latest`` keeps
+                the newest event of each key.
+            is_owned: only this program appends to it, no client of a hub; when it is made now.
+
+        Raises:
+            InvalidInputError: the name or the retention is malformed.
+            RefusedError: there are ``streams_max`` streams already.
+        """
+        found = self._by_name.get(name)
+        return (
+            found if found is not None else self.create(name, data, retain=retain, overflow=overflow, is_owned=is_owned)
+        )
+
+    def create(
+        self,
+        name: str,
+        data: Callable[..., D],
+        /,
+        *,
+        retain: Retention | None = None,
+        overflow: Overflow = "drop",
+        is_owned: bool = False,
+    ) -> Stream[D]:
+        """Make a stream; see ``stream``.
+
+        Raises:
+            NameTakenError: there is one of that name.
+        """
+        check_name(name, what="a stream name")
+        existing = self._by_name.get(name)
+        if existing is not None and not existing.is_closed:
+            message = f"there is a stream {name!r} already"
+            raise NameTakenError(message)
+        self._forget_ended()
+        if len(self._by_name) >= self.streams_max:
+            message = f"there are {self.streams_max} streams already"
+            raise RefusedError(message, retry_after_s=5.0, hint="close streams that are no longer used")
+        epoch = self.randomness.token(EPOCH_LENGTH)
+        ring = Ring(epoch, (retain or Retention()).checked(), latest=overflow == "latest")
+        stream = Stream(name, ring, data, clock=self.clock, overflow=overflow, is_owned=is_owned)
+        self._by_name[name] = stream
+        self._ended.pop(name, None)
+        return stream
+
+    def get(self, name: str) -> Stream[Any]:
+        """Return the stream of that name.
+
+        Raises:
+            StreamNotFoundError: there is none; near names are in the hint.
+        """
+        stream = self._by_name.get(name)
+        if stream is None:
+            raise StreamNotFoundError(name, near=difflib.get_close_matches(name, self._by_name, n=3))
+        return stream
+
+    def matching(self, glob: str = "*") -> list[Stream[Any]]:
+        """Return the streams whose names match, by name."""
+        return [self._by_name[name] for name in sorted(self._by_name) if fnmatchcase(name, glob)]
+
+    def end(self, name: str) -> None:
+        """End the stream. It can be read for ``ended_kept_s`` more; one made later under the name begins a new epoch.
+
+        Raises:
+            StreamNotFoundError: there is none.
+        """
+        self.get(name).close()
+        self._ended[name] = self.clock.monotonic_s()
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Forget what ended too long ago, and the oldest of too many: ended streams must not fill the memory."""
+        now_s = self.clock.monotonic_s()
+        while self._ended:
+            name, ended_s = next(iter(self._ended.items()))
+            if now_s - ended_s < self.ended_kept_s and len(self._ended) <= ENDED_MAX:
+                return
+            del self._ended[name]
+            del self._by_name[name]
+
+    def close(self) -> None:
+        """End all streams."""
+        for stream in self._by_name.values():
+            stream.close()
