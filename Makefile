@@ -66,7 +66,7 @@ check-basedpyright:
 	$(BIN)/basedpyright
 
 check-imports:
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 chromium:
 	@scripts/chromium.sh

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from covey.assembly import asgi as asgi
     from covey.assembly import serve as serve
+    from covey.client.sse import subscribe as subscribe
+    from covey.client.sse import subscribe_sync as subscribe_sync
     from covey.errors import CoveyError as CoveyError
     from covey.streams.event import Event as Event
     from covey.streams.retention import Retention as Retention
@@ -35,6 +37,8 @@ _HOMES: Final = {
     "asgi": "covey.assembly",
     "parse_event_stream": "covey.wire.event_stream",
     "serve": "covey.assembly",
+    "subscribe": "covey.client.sse",
+    "subscribe_sync": "covey.client.sse",
 }
 
 __all__ = [  # noqa: PLE0604, RUF100 -- the names of the table above, spelled out for readers and type checkers
@@ -48,6 +52,8 @@ __all__ = [  # noqa: PLE0604, RUF100 -- the names of the table above, spelled ou
     "asgi",
     "parse_event_stream",
     "serve",
+    "subscribe",
+    "subscribe_sync",
 ]
 
 

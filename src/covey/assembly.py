@@ -165,7 +165,7 @@ def _spawn_repl(streams: Streams) -> Spawn:
     async def spawn(name: str) -> Spawned:
         session = Session(name, streams)
         await session.start()
-        return Spawned(resident=session, place="process", methods=("execute", "interrupt", "input", "cancel"))
+        return Spawned(resident=session, place="process", methods=Session.CALLS)
 
     return spawn
 
@@ -207,6 +207,8 @@ def _listen(settings: Settings) -> socket.socket:
 def _server(hub: Hub, settings: Settings, *, on_started: Callable[[], None]) -> uvicorn.Server:
     import uvicorn
 
+    from covey.hub.native import TakeoverProtocol
+
     class Server(uvicorn.Server):
         """uvicorn, with a word to the readers before connections are closed."""
 
@@ -218,6 +220,7 @@ def _server(hub: Hub, settings: Settings, *, on_started: Callable[[], None]) -> 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             hub.readers.drain()
             await super().shutdown(sockets=sockets)
+            await hub.fanout.wait_closed(timeout_s=settings.grace_s)
 
     config = uvicorn.Config(
         hub,
@@ -226,6 +229,7 @@ def _server(hub: Hub, settings: Settings, *, on_started: Callable[[], None]) -> 
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http=TakeoverProtocol,
         ws="websockets-sansio",
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
         timeout_keep_alive=75,

@@ -1,27 +1,24 @@
-"""What travels with a call by itself. So far: who it acts for.
-
-Pure: context variables only, no clock and no task.
-"""
+"""What travels with a call by itself. Here so far: who calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-_principal: Final[ContextVar[str | None]] = ContextVar("covey_principal", default=None)
+_principal: Final[ContextVar[str | None]] = ContextVar("covey.principal", default=None)
 
 
-def principal() -> str | None:
-    """Return who the running call acts for; None outside of any call."""
+def current_principal() -> str | None:
+    """Return who the running call is for; None in code that nobody outside asked for."""
     return _principal.get()
 
 
 @contextmanager
-def acting_as(name: str | None) -> Iterator[None]:
-    """Let what runs inside act for ``name``."""
-    token = _principal.set(name)
+def acting_for(principal: str | None) -> Generator[None]:
+    """Run the body, and what it calls and starts, on behalf of ``principal``."""
+    token = _principal.set(principal)
     try:
         yield
     finally:

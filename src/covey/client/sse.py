@@ -10,7 +10,7 @@ Source: protocol 1, 2 and 4.1 ("Reconnect"); WHATWG HTML 9.2.3 for what ends a s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
 
@@ -120,7 +120,7 @@ def subscribe(
     """Yield the events of a stream until it ends, through as many connections as it takes.
 
     Ends when the server says so: ``covey.end``, or status 204. Events named ``covey.gap`` and ``covey.reset`` stand
-    where events could not be had any more. Close the iterator when leaving early: ``async with contextlib.aclosing(...)``.
+    where events could not be had any more. Close the iterator when leaving early (``contextlib.aclosing``).
 
     Args:
         url: http or https; a hub's is ``…/v1/streams/{name}``.
@@ -165,7 +165,7 @@ def subscribe(
     return _flat(subscription)
 
 
-def subscribe_sync(url: str, **options: Unpack[SubscribeOptions]) -> Iterator[ServerSentEvent]:
+def subscribe_sync(url: str, **options: Unpack[SubscribeOptions]) -> Generator[ServerSentEvent, None, None]:
     """Do as ``subscribe`` does, for scripts: in the thread that iterates, and with nothing going on between two events.
 
     Raises:
@@ -186,7 +186,7 @@ async def _flat(subscription: _Subscription) -> AsyncGenerator[ServerSentEvent, 
                 yield event
 
 
-def _in_turns(events: AsyncGenerator[ServerSentEvent, None]) -> Iterator[ServerSentEvent]:
+def _in_turns(events: AsyncGenerator[ServerSentEvent, None]) -> Generator[ServerSentEvent, None, None]:
     async def take() -> ServerSentEvent | None:
         return await anext(events, None)
 
@@ -282,16 +282,17 @@ class _Subscription:
                     self._cursor = parser.last_event_id
                     if parser.retry_ms is not None:
                         self._retry_s = min(parser.retry_ms / 1000, RETRY_AFTER_S_MAX)
+                    farewell = self._heed(events, silence)
                     shown = [event for event in events if event.event not in _HIDDEN]
                     if shown:
-                        self._failures = 0
                         yield shown
-                    self._heed(events, silence)
+                    if farewell is not None:
+                        raise farewell
         finally:
             await response.aclose()
 
-    def _heed(self, events: list[ServerSentEvent], silence: _Silence) -> None:
-        """Act on what the server says about the connection itself."""
+    def _heed(self, events: list[ServerSentEvent], silence: _Silence) -> Exception | None:
+        """Act on what the server says about the connection itself; return what ends it, if these events do."""
         for event in events:
             if event.event not in _NO_PROGRESS:
                 # A server that takes us in only to throw us out again has not come back yet.
@@ -302,10 +303,10 @@ class _Subscription:
                     silence.limit_s = opening.heartbeat_s * HEARTBEATS_MISSED
                 self._tell(Opened(event.id, opening.head, opening.oldest, opening.stream))
             elif event.event == "covey.end":
-                raise _Ended
+                return _Ended()
             elif event.event == "covey.bye":
-                message = "the hub sent its readers away for now"
-                raise TransientError(message)
+                return TransientError("the hub sent its readers away for now")
+        return None
 
     async def _next_chunk(self, chunks: AsyncGenerator[bytes, None], silence: _Silence) -> bytes:
         import httpx2

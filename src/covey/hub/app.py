@@ -78,6 +78,7 @@ class Hub:
         self._gate = Gate(token)
         self._outside = outside
         stream_routes = StreamRoutes(streams, self.readers, clock, randomness)
+        self.fanout = stream_routes.fanout
         call_routes = CallRoutes(team)
         teammate_routes = TeammateRoutes(team)
         self._routes: Final = (
@@ -110,12 +111,14 @@ class Hub:
         except ClientGoneError:
             return
         if self._outside.origins:
-            answer = _Shared(answer, self._cors_headers(request))
+            answer.headers += self._cors_headers(request)
         await answer.send_to(request, send)
 
     async def _answer(self, request: Request) -> Answer:
         try:
             return await self._route(request)
+        except ClientGoneError:
+            raise
         except ForbiddenError as error:
             return problem_response(problem_of(error, status=403, slug="forbidden"))
         except AuthenticationError as error:
@@ -204,29 +207,13 @@ class Hub:
             ]
         return Response(204, headers=headers)
 
-    def _cors_headers(self, request: Request) -> list[tuple[bytes, bytes]]:
-        headers = [(b"vary", b"origin")]
+    def _cors_headers(self, request: Request) -> list[tuple[str, str]]:
+        headers = [("vary", "origin")]
         origin = request.headers.get("origin")
         if origin is not None and origin in self._outside.origins:
-            headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
-            headers.append((b"access-control-expose-headers", b"covey-call, retry-after"))
+            headers.append(("access-control-allow-origin", origin))
+            headers.append(("access-control-expose-headers", "covey-call, retry-after"))
         return headers
-
-
-class _Shared:
-    """An answer that other sites' pages may read."""
-
-    def __init__(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
-        self._answer = answer
-        self._headers = headers
-
-    async def send_to(self, request: Request, send: Send) -> None:
-        async def send_with_headers(message: dict[str, object]) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *self._headers]}  # type: ignore[misc]
-            await send(message)
-
-        await self._answer.send_to(request, send_with_headers)  # type: ignore[arg-type]
 
 
 async def _decline_lifespan(receive: Receive, send: Send) -> None:

@@ -13,11 +13,11 @@ import secrets
 from typing import Final
 
 from covey.calls.schema import ArgumentError, Method, find_method
-from covey.context import acting_as
+from covey.context import acting_for
 from covey.errors import ExpiredError, InvalidInputError
 from covey.hub.http import Answer, Request, json_response
 from covey.hub.problems import problem_of, problem_response, refusal
-from covey.hub.streams import EVENT_STREAM
+from covey.hub.representation import EVENT_STREAM
 from covey.team.members import Team
 
 CALL_TIMEOUT_S: Final = 60.0
@@ -63,7 +63,7 @@ class CallRoutes:
     async def _run(self, request: Request, method: Method, arguments: dict[str, object], timeout_s: float) -> object:
         self.running += 1
         try:
-            with acting_as(request.principal):
+            with acting_for(request.principal):
                 async with asyncio.timeout(timeout_s):
                     return await method.call(**arguments)
         except TimeoutError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -29,7 +30,9 @@ class ClientGoneError(Exception):
 
 
 class Answer(Protocol):
-    """What a handler returns: something that knows how to send itself."""
+    """What a handler returns: something that knows how to send itself, with headers that may be added to."""
+
+    headers: list[tuple[str, str]]
 
     async def send_to(self, request: Request, send: Send) -> None:
         """Send the whole response."""
@@ -163,6 +166,12 @@ def decode_json(body: bytes, type: type[T]) -> T:  # noqa: A002 -- msgspec's own
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         message = f"the body does not fit: {error}" if body else "the body is empty, JSON is needed"
         raise InvalidInputError(message) from error
+
+
+def response_head(status: int, headers: list[tuple[str, str]]) -> bytes:
+    """Return the first bytes of an HTTP/1.1 response, for a connection that is written to directly."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 _json_encoder: Final = msgspec.json.Encoder(decimal_format="number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Final
 
@@ -9,10 +10,13 @@ from covey.hub.http import Answer, Request, Response
 from covey.hub.problems import not_found, problem_response
 
 _TYPES: Final = {
-    "console.css": "text/css; charset=utf-8",
-    "console.js": "text/javascript; charset=utf-8",
-    "index.html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
+# No separators and no leading dot: a name of this form can only be a file of the folder itself.
+_FILE: Final = re.compile(r"[a-z][a-z0-9_]*\.(css|html|js|svg)", re.ASCII)
 # Nothing inline and nothing from elsewhere: output of a session that looks like a script stays text.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -27,14 +31,15 @@ async def index(request: Request) -> Answer:
 
 async def asset(request: Request, name: str) -> Answer:
     """``GET /console/{name}``: one of the page's files, and no other file."""
-    media_type = _TYPES.get(name)
-    if media_type is None:
+    match = _FILE.fullmatch(name)
+    file = resources.files("covey.hub").joinpath("console", name)
+    if match is None or not file.is_file():
         return problem_response(not_found(request.path, hint="the page is at /"))
     headers = [
-        ("content-type", media_type),
+        ("content-type", _TYPES[match[1]]),
         ("content-security-policy", _POLICY),
         ("cache-control", "no-cache"),
         ("referrer-policy", "no-referrer"),
         ("x-content-type-options", "nosniff"),
     ]
-    return Response(200, resources.files("covey.hub").joinpath("console", name).read_bytes(), headers=headers)
+    return Response(200, file.read_bytes(), headers=headers)

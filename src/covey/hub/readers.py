@@ -14,7 +14,7 @@ _RETURN_S: Final = (0.5, 3.0)
 
 
 class Readers:
-    """Counts live readers and wakes them when the hub goes away."""
+    """Counts live readers, and says when the hub goes away."""
 
     def __init__(self, randomness: Randomness, *, readers_max: int = READERS_MAX) -> None:
         self.count = 0
@@ -28,17 +28,15 @@ class Readers:
         """One more live reader would be over the limit."""
         return self.count >= self.readers_max
 
-    def enter(self, waker: Callable[[], None]) -> Callable[[], None]:
-        """Count a reader, to be woken when the hub drains; return what counts it out."""
+    def on_drain(self, waker: Callable[[], None]) -> Callable[[], None]:
+        """Call ``waker`` when the hub drains; return what takes that back."""
         token = object()
         self._wakers[token] = waker
-        self.count += 1
 
-        def leave() -> None:
-            if self._wakers.pop(token, None) is not None:
-                self.count -= 1
+        def forget() -> None:
+            self._wakers.pop(token, None)
 
-        return leave
+        return forget
 
     def drain(self) -> None:
         """Tell every reader that the hub goes away, and take no new ones."""

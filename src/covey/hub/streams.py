@@ -3,52 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import msgspec
 
 from covey.errors import AuthenticationError, InvalidInputError, NameTakenError, RefusedError, StreamNotFoundError
-from covey.hub.http import Answer, Request, Response, Send, Wake, client_gone, decode_json, json_response
+from covey.hub.fanout import Fanout
+from covey.hub.http import (
+    Answer,
+    Request,
+    Response,
+    Send,
+    Wake,
+    client_gone,
+    decode_json,
+    json_response,
+    response_head,
+)
 from covey.hub.problems import problem_of, problem_response
 from covey.hub.readers import Readers
+from covey.hub.representation import (
+    EVENT_STREAM,
+    HEARTBEAT_SPREAD,
+    STREAM_HEADERS,
+    ReadOptions,
+    bye_block,
+    heartbeat,
+    heartbeat_block,
+    opening,
+    opening_block,
+    read_options,
+    seconds,
+)
 from covey.ports.clock import Clock
 from covey.ports.randomness import Randomness
 from covey.streams.event import Control, Item, Skipped, check_kind, encode_data
 from covey.streams.retention import OVERFLOWS, Overflow, Retention
 from covey.streams.stream import Draft, Reader, Stream
 from covey.streams.streams import Streams
-from covey.wire.event_stream import encode_comment, encode_event
 from covey.wire.names import check_name, check_own_name
 
-HEARTBEAT_S: Final = 15.0
-HEARTBEAT_RANGE_S: Final = (1.0, 300.0)
-# Spread, so that the heartbeats of many readers do not come at once, nor ever equal a proxy's time-out.
-HEARTBEAT_SPREAD: Final = 0.2
 WAIT_MAX_S: Final = 60.0
 POLL_BYTES_MAX: Final = 1 << 20
-RETRY_MS: Final = 1000
 APPEND_EVENTS_MAX: Final = 1000
-
-EVENT_STREAM: Final = "text/event-stream"
-_STREAM_HEADERS: Final = (
-    ("content-type", EVENT_STREAM),
-    ("cache-control", "no-cache, no-transform"),
-    ("x-accel-buffering", "no"),
-    ("x-content-type-options", "nosniff"),
-)
-
-T = TypeVar("T")
-
-
-class ReadOptions(msgspec.Struct, frozen=True):
-    """How one reader wants a stream, as its URL says."""
-
-    kinds: frozenset[str] | None
-    as_event: bool
-    heartbeat_s: float
-    is_comment_heartbeat: bool
 
 
 class AppendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +74,7 @@ class StreamRoutes:
         self._readers = readers
         self._clock = clock
         self._randomness = randomness
+        self.fanout = Fanout(readers, randomness)
 
     async def index(self, request: Request) -> Answer:
         """``GET /v1/streams``."""
@@ -84,12 +84,12 @@ class StreamRoutes:
     async def read(self, request: Request, name: str) -> Answer:
         """``GET /v1/streams/{name}``, by whichever representation the request asks for."""
         stream = self._streams.get(check_name(name, what="a stream name"))
-        options = _read_options(request)
+        options = read_options(request)
         reader = _reader(request, stream, options)
         if request.is_websocket:
             return self._refused_for_now(request) or WebSocketAnswer(self, reader, options)
         if request.accepts(EVENT_STREAM):
-            if reader.is_at_end and "last-event-id" in request.headers:
+            if reader.is_at_end and _came_back(request):
                 return Response(204)  # a browser stops reconnecting at this, and at nothing else
             return self._refused_for_now(request) or EventStreamAnswer(self, reader, options)
         return await self._poll(request, reader)
@@ -135,66 +135,49 @@ class StreamRoutes:
 
     # ---- live readers
 
-    def notice_of_leaving(self, reason: str) -> bytes:
-        """Return the last block of a reader that is sent away for now, with the time to come back after."""
-        return_ms = self._readers.return_ms()
-        data = msgspec.json.encode({"reason": reason, "retry_ms": return_ms})
-        return encode_event(data, event="covey.bye", retry_ms=return_ms)
-
-    def opening(self, reader: Reader, options: ReadOptions) -> Control:
-        """Return the first event of a reader: where it stands and what to expect."""
-        stream = reader.stream
-        data = {
-            "stream": stream.name,
-            "head": stream.head,
-            "oldest": stream.oldest,
-            "heartbeat_s": options.heartbeat_s,
-        }
-        return Control("covey.open", data, id=reader.cursor, time_s=self._clock.wall_s())
-
     async def follow(
-        self, request: Request, reader: Reader, options: ReadOptions, deliver: Callable[[list[Item]], Awaitable[None]]
+        self,
+        request: Request,
+        reader: Reader,
+        options: ReadOptions,
+        deliver: Callable[[list[Item]], Awaitable[None]],
+        beat: Callable[[], Awaitable[None]],
     ) -> bool:
         """Deliver what the reader takes until the stream ends (True), or the client or the hub leaves (False)."""
-        wake = Wake()
-        loop = asyncio.get_running_loop()
-        gone = loop.create_task(client_gone(request))
-        gone.add_done_callback(lambda _: wake())
-        leave = self._readers.enter(wake)
-        try:
-            while not gone.done() and not self._readers.is_draining:
+        async with self._live(request) as live:
+            while not live.is_over:
                 items = reader.take()
                 if items:
                     await deliver(items)
                     if reader.is_done:
                         return True
-                    continue
-                is_silent = False
+                elif await live.silence(reader, self._beat_s(options)) and not live.is_over:
+                    await beat()
+        return False
 
-                def beat() -> None:
-                    nonlocal is_silent
-                    is_silent = True
-                    wake()
+    def opening(self, reader: Reader, options: ReadOptions) -> Control:
+        """Return the first event of a reader."""
+        return opening(reader, options, now_s=self._clock.wall_s())
 
-                forget = reader.stream.on_change(wake)
-                timer = loop.call_later(self._beat_s(options), beat)
-                try:
-                    await wake.wait()
-                finally:
-                    forget()
-                    timer.cancel()
-                if is_silent and not gone.done():
-                    await deliver([self._heartbeat(reader)])
-            return False
+    def bye(self, reason: str) -> bytes:
+        """Return the last block of a reader that is sent away for now."""
+        return bye_block(reason, return_ms=self._readers.return_ms())
+
+    @asynccontextmanager
+    async def _live(self, request: Request) -> AsyncGenerator[_Live]:
+        """Count a live reader, and let it be woken by a client that leaves and a hub that drains."""
+        live = _Live(request, self._readers)
+        self._readers.count += 1
+        forget = self._readers.on_drain(live.wake)
+        try:
+            yield live
         finally:
-            leave()
-            gone.cancel()
+            forget()
+            self._readers.count -= 1
+            live.gone.cancel()
 
     def _beat_s(self, options: ReadOptions) -> float:
         return options.heartbeat_s * self._randomness.uniform(1 - HEARTBEAT_SPREAD, 1 + HEARTBEAT_SPREAD)
-
-    def _heartbeat(self, reader: Reader) -> Control:
-        return Control("covey.heartbeat", {"head": reader.stream.head}, time_s=self._clock.wall_s())
 
     def _refused_for_now(self, request: Request) -> Answer | None:
         """Return how a live reader is sent away for now: a browser would take a 503 for final, so it gets a 200."""
@@ -203,7 +186,7 @@ class StreamRoutes:
         reason = "draining" if self._readers.is_draining else "too many readers"
         if request.is_websocket or request.method == "HEAD":
             return problem_response(problem_of(RefusedError(f"the hub is {reason}", retry_after_s=5.0)))
-        return Response(200, self.notice_of_leaving(reason), headers=[*_STREAM_HEADERS])
+        return Response(200, self.bye(reason), headers=[*STREAM_HEADERS])
 
     # ---- long poll
 
@@ -219,28 +202,15 @@ class StreamRoutes:
 
     async def _poll_until(self, request: Request, reader: Reader, wait_s: float) -> list[Item]:
         """Wait up to ``wait_s`` for something to tell; filtered events move the cursor and the wait goes on."""
-        wake = Wake()
         loop = asyncio.get_running_loop()
         end_s = loop.time() + wait_s
-        gone = loop.create_task(client_gone(request))
-        gone.add_done_callback(lambda _: wake())
-        leave = self._readers.enter(wake)
-        try:
+        async with self._live(request) as live:
             while True:
                 items = reader.take(size_bytes=POLL_BYTES_MAX)
-                is_over = gone.done() or self._readers.is_draining or loop.time() >= end_s
-                if is_over or _tells_anything(items):
+                remaining_s = end_s - loop.time()
+                if live.is_over or remaining_s <= 0 or _tells_anything(items):
                     return items
-                forget = reader.stream.on_change(wake)
-                timer = loop.call_at(end_s, wake)
-                try:
-                    await wake.wait()
-                finally:
-                    forget()
-                    timer.cancel()
-        finally:
-            leave()
-            gone.cancel()
+                await live.silence(reader, remaining_s)
 
     # ---- writing
 
@@ -267,33 +237,36 @@ class EventStreamAnswer:
     """A stream as ``text/event-stream``, live until it ends."""
 
     def __init__(self, routes: StreamRoutes, reader: Reader, options: ReadOptions) -> None:
+        self.headers = [*STREAM_HEADERS]
         self._routes = routes
         self._reader = reader
         self._options = options
 
     async def send_to(self, request: Request, send: Send) -> None:
-        """Send it; returns when the stream, the client or the hub ends it."""
-        headers = [(name.encode(), value.encode()) for name, value in _STREAM_HEADERS]
+        """Send it; returns when the stream, the client or the hub ends it, or when the fast path has taken over."""
+        opened = opening_block(self._routes.opening(self._reader, self._options))
+        take_over = request.scope.get("extensions", {}).get("covey.takeover")
+        is_head = request.method == "HEAD"
+        if take_over is not None and not is_head:
+            head = response_head(200, [*self.headers, ("connection", "close")])
+            if self._routes.fanout.adopt(take_over, self._reader, self._options, head + opened):
+                return
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if request.method == "HEAD":
+        if is_head:
             await send({"type": "http.response.body", "body": b""})
             return
-        render = _render_envelope if self._options.as_event else _render_data
-        opening = self._routes.opening(self._reader, self._options)
-        await _send_part(send, encode_event(opening.data, event=opening.kind, id=opening.id, retry_ms=RETRY_MS))
+        await _send_part(send, opened)
+        render = self._options.render
 
         async def deliver(items: list[Item]) -> None:
-            if (
-                self._options.is_comment_heartbeat
-                and isinstance(items[0], Control)
-                and items[0].kind == "covey.heartbeat"
-            ):
-                await _send_part(send, encode_comment("heartbeat"))
-            else:
-                await _send_part(send, render(items))
+            await _send_part(send, render(items))
 
-        is_ended = await self._routes.follow(request, self._reader, self._options, deliver)
-        last = b"" if is_ended else self._routes.notice_of_leaving("draining")
+        async def beat() -> None:
+            await _send_part(send, heartbeat_block(self._reader.stream.head, self._options))
+
+        is_ended = await self._routes.follow(request, self._reader, self._options, deliver, beat)
+        last = b"" if is_ended else self._routes.bye("draining")
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
@@ -301,6 +274,7 @@ class WebSocketAnswer:
     """A stream as WebSocket text frames, each a JSON array of events."""
 
     def __init__(self, routes: StreamRoutes, reader: Reader, options: ReadOptions) -> None:
+        self.headers: list[tuple[str, str]] = []
         self._routes = routes
         self._reader = reader
         self._options = options
@@ -318,20 +292,51 @@ class WebSocketAnswer:
             if shown:
                 await send({"type": "websocket.send", "text": (b"[" + b",".join(shown) + b"]").decode()})
 
+        async def beat() -> None:
+            await deliver([heartbeat(self._reader.stream.head, now_s=0.0)])
+
         await deliver([self._routes.opening(self._reader, self._options)])
-        if await self._routes.follow(request, self._reader, self._options, deliver):
+        if await self._routes.follow(request, self._reader, self._options, deliver, beat):
             await send({"type": "websocket.close", "code": 1000, "reason": "the stream ended"})
         else:
             await deliver([Control("covey.bye", {"reason": "draining"})])
             await send({"type": "websocket.close", "code": 1012, "reason": "the hub is going away"})
 
 
-def _render_data(items: Sequence[Item]) -> bytes:
-    return items[0].block if len(items) == 1 else b"".join([item.block for item in items])
+class _Live:
+    """What ends or wakes one live reader under ASGI."""
+
+    def __init__(self, request: Request, readers: Readers) -> None:
+        self.wake = Wake()
+        self._readers = readers
+        self._is_silent = False
+        self.gone = asyncio.get_running_loop().create_task(client_gone(request))
+        self.gone.add_done_callback(lambda _: self.wake())
+
+    @property
+    def is_over(self) -> bool:
+        """The client has left, or the hub is leaving."""
+        return self.gone.done() or self._readers.is_draining
+
+    async def silence(self, reader: Reader, timeout_s: float) -> bool:
+        """Wait for a change, and return whether none came within ``timeout_s``."""
+        self._is_silent = False
+        forget = reader.stream.on_change(self.wake)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time)
+        try:
+            await self.wake.wait()
+        finally:
+            forget()
+            timer.cancel()
+        return self._is_silent
+
+    def _on_time(self) -> None:
+        self._is_silent = True
+        self.wake()
 
 
-def _render_envelope(items: Sequence[Item]) -> bytes:
-    return b"".join([item.envelope_block for item in items])
+def _came_back(request: Request) -> bool:
+    return bool(request.headers.get("last-event-id") or request.query.get("after"))
 
 
 def _tells_anything(items: Sequence[Item]) -> bool:
@@ -368,43 +373,13 @@ def _reader(request: Request, stream: Stream[Any], options: ReadOptions) -> Read
     return stream.reader(after, kinds=options.kinds)
 
 
-def _read_options(request: Request) -> ReadOptions:
-    query = request.query
-    kinds = query.get("kinds")
-    representation = query.get("as", "data")
-    if representation not in {"data", "event"}:
-        message = f"as={representation[:80]!r} is neither 'data' nor 'event'"
-        raise InvalidInputError(message)
-    heartbeat = query.get("heartbeat", "")
-    is_comment = heartbeat == "comment"
-    return ReadOptions(
-        kinds=frozenset(kind for kind in kinds.split(",") if kind) if kinds else None,
-        as_event=representation == "event",
-        heartbeat_s=_seconds("heartbeat", heartbeat, *HEARTBEAT_RANGE_S)
-        if heartbeat and not is_comment
-        else HEARTBEAT_S,
-        is_comment_heartbeat=is_comment,
-    )
-
-
 def _preferred_wait_s(request: Request) -> float | None:
     """Return the seconds of ``Prefer: wait=…``, at most a minute. Source: RFC 7240."""
     for preference in request.headers.get("prefer", "").split(","):
         name, _, value = preference.partition("=")
         if name.strip().lower() == "wait":
-            return min(WAIT_MAX_S, _seconds("wait", value.strip().strip('"'), 0.0, 1e9))
+            return min(WAIT_MAX_S, seconds("wait", value.strip().strip('"'), 0.0, 1e9))
     return None
-
-
-def _seconds(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text[:32])
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        message = f"{name}={text[:80]!r} is not a number of seconds from {low:g} to {high:g}"
-        raise InvalidInputError(message)
-    return value
 
 
 def _described(stream: Stream[Any]) -> dict[str, object]:

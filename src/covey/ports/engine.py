@@ -1,18 +1,31 @@
 """What covey asks of storage: ordered logs, leases, values and a journal, all committed before they are acknowledged.
 
-One conformance suite (``covey.testing.check_engine``) says what every engine must do.
+Limits, the same for every engine: a log's name is a stream's name; keys, owners and incarnations are 1 to
+``KEY_BYTES_MAX`` bytes of UTF-8; what is over ``DATA_BYTES_MAX`` or ``REQUEST_BYTES_MAX`` raises ``TooLargeError``,
+any other misfit ``InvalidInputError``. One conformance suite (``covey.testing.engines``) says what every engine must do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
+KEY_BYTES_MAX: Final = 512
+# The data of one record, or one value of the registry. As much as an event may have, and a NATS message.
+DATA_BYTES_MAX: Final = 1 << 20
+# A record's fields beside its data.
+FIELDS_BYTES_MAX: Final = 4 << 10
+# One whole append, one outcome in the journal, and about what one read gives.
+REQUEST_BYTES_MAX: Final = 16 << 20
+APPEND_RECORDS_MAX: Final = 10_000
+# How many records or values one read gives, whatever limit it asks for.
+READ_MAX: Final = 10_000
 
-class Record(msgspec.Struct, frozen=True):
-    """One event as an engine keeps it."""
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One event as an engine keeps it. Encoded as an array, so that a field added at the end reads older records."""
 
     time_s: float
     kind: str
@@ -29,7 +42,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class LogState(msgspec.Struct, frozen=True):
-    """Where a log stands.
+    """Where a log stands. Its numbers are dense: the records ``oldest`` to ``head`` are there, all of them.
 
     ``head`` is the last number given out (0 before the first), ``oldest`` the first still there (``head + 1`` when
     nothing is). ``epoch`` names the run of numbers: a new one begins whenever numbers might be used again.
@@ -44,7 +57,11 @@ class LogState(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right to act for ``key`` until it expires; ``token`` grows with every new owner, so that a late one shows."""
+    """The right to act for ``key`` until it expires.
+
+    ``token`` is above every earlier one of the key, also after a release, an expiry or a restart, so that a late owner
+    shows.
+    """
 
     key: str
     owner: str
@@ -53,7 +70,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value in the registry; ``revision`` grows with every write of the key."""
+    """A value in the registry; ``revision`` grows with every write of the key, also over a deletion."""
 
     key: str
     data: bytes
@@ -70,10 +87,18 @@ class JournalEntry(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """Every method returns only when what it did is committed, and raises ``EngineError`` when it is not."""
+    """Every method returns only when what it did is committed, and raises ``EngineError`` when it is not.
+
+    A caller that is cancelled does not know whether its request took effect; the engine stays sound either way. While
+    more waits than the engine takes at once, callers wait, first come, first served.
+    """
 
     async def open(self) -> None:
-        """Take hold of the storage; must be called before anything else."""
+        """Take hold of the storage, once, before anything else.
+
+        Raises:
+            EngineError: it is damaged, not covey's, of a newer format, or held by another; nothing was changed.
+        """
         ...
 
     async def close(self) -> None:
@@ -85,7 +110,8 @@ class Engine(Protocol):
         """Return the log, created with ``epoch`` and ``settings`` where there is none.
 
         An engine that may have lost acknowledged records since the last clean close gives an existing log the new
-        ``epoch``, keeping its records.
+        ``epoch``, keeping its records; so every run opens a log before it trusts the log's epoch. ``epoch`` is one or
+        more letters and digits, at most 16, never used before.
         """
         ...
 
@@ -94,7 +120,7 @@ class Engine(Protocol):
         ...
 
     async def append(self, name: str, records: Sequence[Record], *, expect_head: int | None = None) -> list[int]:
-        """Commit the records, all or none, and return their numbers, strictly increasing.
+        """Commit the records, at least one, all or none, and return their numbers, which follow the head.
 
         Appends to one log are committed in the order in which they were called.
 
@@ -106,7 +132,9 @@ class Engine(Protocol):
         ...
 
     async def read_after(self, name: str, seq: int, *, limit: int) -> list[Committed]:
-        """Return up to ``limit`` committed records with numbers above ``seq``, in order.
+        """Return committed records with numbers above ``seq``, in order: at most ``limit``, one if there is any.
+
+        There may be fewer than ``limit`` while more are left: only an empty answer says that none is.
 
         Raises:
             StreamNotFoundError: there is no such log.
@@ -114,7 +142,11 @@ class Engine(Protocol):
         ...
 
     async def trim(self, name: str, oldest: int) -> None:
-        """Forget the records below ``oldest``."""
+        """Forget the records below ``oldest``; the head stays.
+
+        Raises:
+            StreamNotFoundError: there is no such log; also from ``end_log``, but not from ``delete_log``.
+        """
         ...
 
     async def end_log(self, name: str) -> None:
@@ -122,12 +154,15 @@ class Engine(Protocol):
         ...
 
     async def delete_log(self, name: str) -> None:
-        """Forget the log and its records; a later log of that name begins a new epoch."""
+        """Forget the log and its records, if there is one; a later log of that name begins a new epoch."""
         ...
 
     # ---- leases
     async def acquire(self, key: str, owner: str, *, ttl_s: float) -> Lease | None:
-        """Return a lease with a token higher than any before it for ``key``, or None while someone else holds it."""
+        """Return a lease with a token higher than any before it for ``key``, or None while someone else holds it.
+
+        An owner that holds it already gets a new lease, and the old one is void. A restart never shortens a lease.
+        """
         ...
 
     async def renew(self, lease: Lease) -> bool:
@@ -154,15 +189,25 @@ class Engine(Protocol):
         """Remove ``key``; harmless when there is none."""
         ...
 
-    async def scan(self, prefix: str) -> list[Value]:
-        """Return the values whose keys start with ``prefix``, by key."""
+    async def scan(self, prefix: str, *, after: str = "", limit: int = READ_MAX) -> list[Value]:
+        """Return the values whose keys start with ``prefix`` and are above ``after``, by key: at most ``limit``.
+
+        There may be fewer while more are left, as in ``read_after``.
+        """
         ...
 
     # ---- idempotency journal
     async def journal_start(self, key: str, digest: bytes, incarnation: str, *, keep_s: float) -> JournalEntry | None:
-        """Record that a call begins and return None, or return what is already known of ``key``."""
+        """Record that a call begins and return None, or return what is already known of ``key``.
+
+        An entry is kept for ``keep_s`` after it began and again after it was done, at the least: a call must not be
+        able to run for longer.
+        """
         ...
 
     async def journal_done(self, key: str, outcome: bytes) -> None:
-        """Record how the call ended; ``journal_start`` gives it to whoever repeats the call within ``keep_s``."""
+        """Record how the call ended; ``journal_start`` gives it to whoever repeats the call.
+
+        The first outcome stands; harmless when the entry is no longer kept.
+        """
         ...

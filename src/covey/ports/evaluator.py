@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Literal, Protocol
 
 Status = Literal["ok", "error", "interrupted"]
@@ -35,6 +36,11 @@ class Outputs(Protocol):
 class Evaluator(Protocol):
     """Lives on the main thread of the session's process; one cell at a time."""
 
+    @property
+    def banner(self) -> str:
+        """What an interpreter says first."""
+        ...
+
     def execute(self, cell: str, code: str, outputs: Outputs) -> Status:
         """Run one cell to its end and say how it ended.
 
@@ -47,8 +53,12 @@ class Evaluator(Protocol):
         """Return when ``wake_fd`` is readable; let background tasks of the user run until then."""
         ...
 
-    def interrupt(self) -> None:
-        """Stop the running cell, by raising KeyboardInterrupt where that is safe; called from the signal handler."""
+    def interrupt(self, cell: str, frame: FrameType | None) -> None:
+        """Stop this cell by raising KeyboardInterrupt where that is safe: now, or as soon as the cell runs user code.
+
+        Called from the signal handler. ``frame`` is what was interrupted, None for whatever calls this. While ``idle``
+        runs it is background code of the user that keeps ``cell`` waiting.
+        """
         ...
 
 

@@ -70,7 +70,7 @@ class Entry:
         kind: str,
         data: bytes,
         by: str | None,
-        key: str | None,  # noqa: A002
+        key: str | None,
     ) -> None:
         self.seq = seq
         self.id = id
@@ -121,7 +121,7 @@ class Control:
 
     __slots__ = ("data", "id", "kind", "time_s")
 
-    def __init__(self, kind: str, data: object, *, id: str | None = None, time_s: float = 0.0) -> None:  # noqa: A002
+    def __init__(self, kind: str, data: object, *, id: str | None = None, time_s: float = 0.0) -> None:
         self.kind = kind
         self.data = _encode(data)
         self.id = id
@@ -148,7 +148,7 @@ class Skipped:
 
     __slots__ = ("id",)
 
-    def __init__(self, id: str) -> None:  # noqa: A002
+    def __init__(self, id: str) -> None:
         self.id = id
 
     @property

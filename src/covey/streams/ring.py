@@ -95,31 +95,14 @@ class Ring:
             del entries[: self._first]
             self._first = 0
 
-    def locate(self, cursor: Cursor | None) -> Position:
-        """Return where a reader with this cursor goes on; None is a reader that has nothing."""
-        if cursor is None:
-            return Position(self.floor)
+    def locate(self, cursor: Cursor) -> Position:
+        """Return where a reader with this cursor goes on: a hole is always told of, and counted where it can be."""
         if cursor.epoch != self.epoch or cursor.seq > self.head:
-            notice = Control(
-                "covey.reset", {"head": self.head_id, "oldest": self.oldest_id}, id=f"{self.epoch}.{self.floor}"
-            )
-            return Position(self.floor, notice)
-        return self.resume(cursor.seq)
-
-    def resume(self, seq: int) -> Position:
-        """Return where a reader that has number ``seq`` of this epoch goes on."""
-        if seq >= self.floor:
-            return Position(seq)
-        notice = Control(
-            "covey.gap",
-            {
-                "after": f"{self.epoch}.{seq}",
-                "before": self.oldest_id,
-                "lost": self.floor - seq if self._is_dense else None,
-            },
-            id=f"{self.epoch}.{self.floor}",
-        )
-        return Position(self.floor, notice)
+            return self._after_floor("covey.reset", {"head": self.head_id, "oldest": self.oldest_id})
+        if cursor.seq >= self.floor:
+            return Position(cursor.seq)
+        lost = self.floor - cursor.seq if self._is_dense else None
+        return self._after_floor("covey.gap", {"after": str(cursor), "before": self.oldest_id, "lost": lost})
 
     def after(self, seq: int, *, count: int, size_bytes: int) -> list[Entry]:
         """Return the entries after number ``seq``: one if there is any, at most ``count``, about ``size_bytes``."""
@@ -145,6 +128,9 @@ class Ring:
                 found.append(self._entries[index])
         found.reverse()
         return found
+
+    def _after_floor(self, kind: str, data: object) -> Position:
+        return Position(self.floor, Control(kind, data, id=f"{self.epoch}.{self.floor}"))
 
     def _index_after(self, seq: int) -> int:
         entries = self._entries

@@ -17,8 +17,8 @@ import msgspec
 from covey.errors import HeadMovedError, InvalidInputError, KeyReusedError, StreamClosedError, TooLargeError
 from covey.streams.event import EVENT_BYTES_MAX, Control, Entry, Event, Item, Skipped, check_kind, encode_data
 from covey.streams.retention import Overflow
-from covey.streams.ring import Position, Ring
-from covey.wire.cursor import parse_cursor
+from covey.streams.ring import Ring
+from covey.wire.cursor import Cursor, parse_cursor
 
 if TYPE_CHECKING:
     from covey.ports.clock import Clock
@@ -180,8 +180,8 @@ class Stream(Generic[D]):
             InvalidInputError: ``after`` is not a cursor.
         """
         self.ring.evict(now_s=self._clock.wall_s())
-        cursor = parse_cursor(after) if after is not None else None
-        return Reader(self, self.ring.locate(cursor), kinds)
+        cursor = Cursor(self.ring.epoch, self.ring.floor) if after is None else parse_cursor(after)
+        return Reader(self, cursor, kinds)
 
     async def read(
         self, *, after: str | None = None, kinds: Collection[str] | None = None
@@ -255,48 +255,58 @@ class Stream(Generic[D]):
 
 
 class Reader:
-    """A cursor in a stream. Costs the stream nothing while it lags, and nothing but one callback while it waits."""
+    """A cursor in a stream. Costs the stream nothing while it lags, and nothing but one callback while it waits.
 
-    __slots__ = ("_kinds", "_notice", "_seq", "is_done", "stream")
+    Args:
+        stream: what it reads.
+        cursor: the last event it has, whether or not the stream still knows it.
+        kinds: leave out events of other kinds.
+    """
 
-    def __init__(self, stream: Stream[object] | Stream[D], position: Position, kinds: Collection[str] | None) -> None:
+    __slots__ = ("_epoch", "_kinds", "_seq", "is_done", "stream")
+
+    def __init__(self, stream: Stream[object] | Stream[D], cursor: Cursor, kinds: Collection[str] | None) -> None:
         self.stream = stream
-        self._seq, self._notice = position
+        self._epoch, self._seq = cursor
         self._kinds = frozenset(kinds) if kinds is not None else None
         self.is_done = False  # the end itself was taken, too
 
     @property
+    def seq(self) -> int:
+        """The number of the last event taken, or skipped."""
+        return self._seq
+
+    @property
     def cursor(self) -> str:
-        """The id to go on after: that of the last event taken."""
-        return f"{self.stream.ring.epoch}.{self._seq}"
+        """The id to go on after: that of the last event taken, or the one it was given."""
+        return f"{self._epoch}.{self._seq}"
 
     @property
     def is_at_end(self) -> bool:
         """The stream has ended and everything was taken."""
-        return self.stream.is_closed and self._seq >= self.stream.ring.head and self._notice is None
+        return self.stream.is_closed and self._is_at_head
 
     @property
     def has_more(self) -> bool:
         """Whether ``take`` would give something now."""
-        if self._notice is not None or self._seq < self.stream.ring.head:
-            return True
-        return self.stream.is_closed and not self.is_done
+        return not self._is_at_head or (self.stream.is_closed and not self.is_done)
 
     def take(self, *, count: int = BATCH_EVENTS, size_bytes: int = BATCH_BYTES) -> list[Item]:
         """Return what comes next, in order, as far as it is there; the end of the stream comes once, last."""
         taken: list[Item] = []
         ring = self.stream.ring
-        if self._notice is None and self._seq < ring.floor:
-            self._seq, self._notice = ring.resume(self._seq)
-        if self._notice is not None:
-            taken.append(self._notice)
-            self._notice = None
+        # Looked at with every batch: what the reader stood before may have gone since the last one.
+        if self._epoch != ring.epoch or not ring.floor <= self._seq <= ring.head:
+            self._seq, notice = ring.locate(Cursor(self._epoch, self._seq))
+            self._epoch = ring.epoch
+            if notice is not None:
+                taken.append(notice)
         entries = ring.after(self._seq, count=count, size_bytes=size_bytes)
         if entries:
             self._seq = entries[-1].seq
             taken.extend(entries if self._kinds is None else self._filtered(entries, self._kinds))
         else:
-            self._seq = max(self._seq, ring.head)
+            self._seq = ring.head
         if self.is_at_end and not self.is_done:
             self.is_done = True
             taken.append(Control("covey.end", {"head": ring.head_id}, id=ring.head_id))
@@ -317,6 +327,11 @@ class Reader:
             await changed
         finally:
             forget()
+
+    @property
+    def _is_at_head(self) -> bool:
+        ring = self.stream.ring
+        return self._seq == ring.head and self._epoch == ring.epoch
 
     def _filtered(self, entries: list[Entry], kinds: frozenset[str]) -> list[Item]:
         shown: list[Item] = [entry for entry in entries if entry.kind in kinds]

@@ -108,7 +108,7 @@ class EventStreamParser:
         Raises:
             TooLargeError: an event is over the limit; the parser is of no more use. Events completed before it in the
                 same ``data`` are returned first, and the next call raises: none is lost, and ``last_event_id`` is
-                that of the last event returned.
+                from before the large one.
         """
         events: list[ServerSentEvent] = []
         if data and not self._is_over_limit:

@@ -18,6 +18,7 @@ import { button, element, isAtEnd, renderCode, Transcript } from "./transcript.j
 
 // Tabs that nobody looks at give their connections back: a browser has six for a host.
 const HIDDEN_MS_MAX = 10_000;
+const ROSTER_MS = 150;
 const COMPOSER_ROWS_MAX = 14;
 const INDENT = "    ";
 
@@ -63,7 +64,8 @@ let historyPlace = 0;
 
 const transcript = new Transcript(page.transcript, page.scroller, {
   answer: async (id, text) => {
-    await call(session, "input", { id, text }, randomId(), () => true);
+    // Only silence is a reason to repeat it: a refusal means that someone else was first.
+    await call(session, "input", { id, text }, randomId(), (refusal) => refusal.status === 0);
   },
   leave: () => page.code.focus(),
   changed: () => {
@@ -137,9 +139,30 @@ function leave() {
 
 // -- the team
 
+let rosterTimer = 0;
+
+/** The team's stream tells who comes and goes; what a session is doing shows in its transcript. */
+function refreshRosterSoon() {
+  rosterTimer ||= setTimeout(() => {
+    rosterTimer = 0;
+    if (session) void refreshRoster().catch(() => {});
+  }, ROSTER_MS);
+}
+
 async function refreshRoster() {
   teammates = (await request("GET", "v1/teammates")).teammates;
+  // repl-2 comes before repl-10.
+  teammates.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+  showRoster();
+}
+
+function showRoster() {
+  const { activeElement } = document;
+  const focused = activeElement instanceof HTMLAnchorElement ? activeElement.hash : null;
   page.roster.replaceChildren(...teammates.map(rosterItem));
+  // The items are new ones; whoever walks through them by keyboard stays where they were.
+  for (const link of page.roster.querySelectorAll("a")) if (link.hash === focused) link.focus();
+  page.roster.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   showComposer();
 }
 
@@ -174,6 +197,7 @@ function openSession() {
   output?.close();
   output = null;
   session = wanted;
+  showRoster();
   transcript.clear();
   for (const item of sending.values()) item.element.hidden = item.session !== session;
   page.sessionName.textContent = session;
@@ -181,13 +205,13 @@ function openSession() {
   page.interrupt.disabled = true;
   showProblem("");
   showTitle();
-  void refreshRoster().catch(() => {});
   if (!session) return;
   showConnection("connecting");
   output = follow(session);
-  showComposer();
-  // On a phone the keyboard would cover the transcript.
-  if (matchMedia("(pointer: fine)").matches) page.code.focus();
+  void refreshRoster()
+    .catch(() => {})
+    // On a phone the keyboard would cover the transcript.
+    .then(() => matchMedia("(pointer: fine)").matches && page.code.focus());
 }
 
 /** @param {string} name @returns {Feed} */
@@ -200,6 +224,7 @@ function follow(name) {
     event: (event) => {
       transcript.apply(event);
       if (event.kind === "cell") arrived(event.data.cell);
+      if (["started", "cell", "done", "lost"].includes(event.kind)) refreshRosterSoon();
       caughtUp(event.id);
     },
     control: (kind, data, id) => {
@@ -231,7 +256,7 @@ function runCell() {
   if (!code.trim() || !session) return;
   page.code.value = "";
   fitComposer();
-  page.scroller.scrollTop = page.scroller.scrollHeight;
+  transcript.scrollToEnd();
   void send(session, code);
 }
 
@@ -243,11 +268,11 @@ async function send(to, code) {
   const item = { session: to, element: element("article", "block", [head]), status, isArrived: false };
   sending.set(cell, item);
   page.outbox.append(item.element);
-  page.scroller.scrollTop = page.scroller.scrollHeight;
+  transcript.scrollToEnd();
   try {
     await call(to, "execute", { code, cell }, cell, (refusal) => {
       status.textContent = `${refusal.message} Trying again`;
-      return !item.isArrived;
+      return !item.isArrived && !(to === session && output?.isClosed);
     });
     status.textContent = "sent";
   } catch (error) {
@@ -286,8 +311,9 @@ function refused(cell, item, code, message) {
 async function interrupt() {
   showProblem("");
   try {
-    const { state } = await call(session, "interrupt", {}, randomId(), () => false);
+    const { state, is_over: isOver } = await call(session, "interrupt", {}, randomId(), () => false);
     if (state === "idle") showProblem("Nothing is running.");
+    else if (isOver === false) showProblem("The cell was told to stop and still runs. Code in C stops when it returns to Python.");
   } catch (error) {
     showProblem(messageOf(error));
   }
@@ -405,7 +431,7 @@ page.scroller.addEventListener("scroll", () => {
   page.latest.hidden = isAtEnd(page.scroller);
 });
 page.latest.addEventListener("click", () => {
-  page.scroller.scrollTop = page.scroller.scrollHeight;
+  transcript.scrollToEnd();
 });
 
 let hiddenTimer = 0;

@@ -65,8 +65,8 @@ export class Feed {
       if (this.source !== source) return;
       this.listener.state("reconnecting");
       if (source.readyState === EventSource.CLOSED) void this.findOut();
-      // While the browser tries again by itself, silence means nothing.
-      else clearTimeout(this.timer);
+      // The browser tries again by itself; should that hang, we do.
+      else this.watch();
     };
     this.watch();
   }

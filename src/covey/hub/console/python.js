@@ -6,7 +6,7 @@
 const KEYWORDS =
   "False None True and as assert async await break class continue def del elif else except finally for from global " +
   "if import in is lambda nonlocal not or pass raise return try while with yield";
-const TOKEN = new RegExp(
+const PYTHON = new RegExp(
   [
     /(?<comment>#[^\n]*)/,
     /(?<string>(?:\b[rRbBuUfFtT]{1,2})?(?:"""(?:\\[^]|[^\\])*?(?:"""|$)|'''(?:\\[^]|[^\\])*?(?:'''|$)|"(?:\\[^]|[^"\\\n])*"?|'(?:\\[^]|[^'\\\n])*'?))/,
@@ -29,7 +29,7 @@ export function highlight(code) {
   /** @type {Run[]} */
   const runs = [];
   let end = 0;
-  for (const token of code.matchAll(TOKEN)) {
+  for (const token of code.matchAll(PYTHON)) {
     if (token.index > end) runs.push({ text: code.slice(end, token.index), style: "" });
     runs.push({ text: token[0], style: kindOf(token) });
     end = token.index + token[0].length;

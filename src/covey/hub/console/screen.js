@@ -19,9 +19,9 @@ export const LINE_LENGTH_MAX = 10_000;
 // What may be the beginning of a control sequence is held back until the rest comes, up to here.
 const CARRY_LENGTH_MAX = 4096;
 
-const TOKEN =
+const CONTROL_OR_TEXT =
   /[^\x00-\x08\x0a-\x1f\x7f]+|\x1b\[([0-?]*)[ -/]*([@-~])|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[^]/g;
-const UNFINISHED = /\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
+const UNFINISHED_CONTROL = /\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
 
 /** @type {Record<number, string>} */
 const FLAG_ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike" };
@@ -51,10 +51,10 @@ export class Screen {
   write(channel, text) {
     const state = this.channel(channel);
     let whole = state.carry + text;
-    const unfinished = UNFINISHED.exec(whole);
+    const unfinished = UNFINISHED_CONTROL.exec(whole);
     state.carry = unfinished && unfinished[0].length <= CARRY_LENGTH_MAX ? unfinished[0] : "";
     if (state.carry) whole = whole.slice(0, -state.carry.length);
-    for (const token of whole.matchAll(TOKEN)) this.act(state, channel, token);
+    for (const token of whole.matchAll(CONTROL_OR_TEXT)) this.act(state, channel, token);
   }
 
   /** @param {Channel} channel @returns {ChannelState} */

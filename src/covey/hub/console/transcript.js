@@ -72,6 +72,7 @@ export class Transcript {
     /** @type {string[]} */
     this.history = [];
     this.frame = 0;
+    this.isFollowed = true;
     /** @type {Map<string, Block>} */
     this.cells = new Map();
     /** @type {Block[]} cells that are not done, in order */
@@ -116,6 +117,7 @@ export class Transcript {
 
   /** @param {Envelope} event */
   apply(event) {
+    this.schedule();
     const data = event.data ?? {};
     const cell = typeof data.cell === "string" ? data.cell : null;
     switch (event.kind) {
@@ -156,6 +158,7 @@ export class Transcript {
    * @param {"quiet" | "warning"} tone
    */
   note(text, tone) {
+    this.schedule();
     const block = this.newBlock(null);
     block.element.classList.add("note", tone);
     block.output.textContent = text;
@@ -168,7 +171,7 @@ export class Transcript {
   /** @param {Envelope} event */
   started({ data }) {
     const again = data.incarnation > 1 ? "A fresh process; nothing of the old one's state is left" : "Session started";
-    const about = [data.banner, data.pid && `process ${data.pid}`].filter(Boolean).join(", ");
+    const about = [String(data.banner ?? "").split("\n")[0], data.pid && `process ${data.pid}`].filter(Boolean).join(", ");
     this.note(about ? `${again} · ${about}` : again, "quiet");
   }
 
@@ -219,11 +222,13 @@ export class Transcript {
     this.actions.changed();
   }
 
-  /** @param {{exit?: number | null, signal?: number | string | null}} data */
-  lost({ exit, signal }) {
+  /** @param {{exit?: number | null, signal?: number | string | null, state?: string, reason?: string}} data */
+  lost({ exit, signal, state, reason }) {
     this.dropInputs(null);
-    const how = signal ? `by signal ${signal}` : `with exit code ${exit ?? "unknown"}`;
-    this.note(`The session's process ended ${how}. Its state is lost; the next cell starts a fresh one.`, "warning");
+    const how = signal ? ` by signal ${signal}` : typeof exit === "number" ? ` with exit code ${exit}` : "";
+    const what = reason ? `The session was lost: ${reason}.` : `The session's process ended${how}.`;
+    if (state === "stopped") this.note(what, "quiet");
+    else this.note(`${what} Its state is lost; the next cell starts a fresh one.`, "warning");
   }
 
   // -- output
@@ -236,7 +241,6 @@ export class Transcript {
     // A line that was begun long ago may have left the bound; what comes now needs one that is shown.
     if (screen.line && this.unitOf.get(screen.line)?.isDropped) screen.breakLine();
     screen.write(channel, text);
-    this.schedule();
   }
 
   /** Text that stands on lines of its own. @param {string | null} cell @param {Channel} channel @param {string} text */
@@ -272,9 +276,7 @@ export class Transcript {
     const block = this.block(cell);
     this.clearIfDue(block);
     block.screen.breakLine();
-    // Lines that wait for their frame come before it.
-    this.flush();
-    block.output.append(holder);
+    this.place(block, holder);
     this.add({ block, weight: IMAGE_WEIGHT, node: holder, isHead: false, isDropped: false });
     if (displayId !== null) this.displays.set(displayId, { block, element: holder });
   }
@@ -290,7 +292,6 @@ export class Transcript {
     }
     block.linesDropped = 0;
     this.trimmed.add(block);
-    this.schedule();
   }
 
   /** @param {Block} block */
@@ -304,7 +305,6 @@ export class Transcript {
   ask(cell, id, prompt, isPassword) {
     const block = this.block(cell);
     block.screen.breakLine();
-    this.flush();
     const field = document.createElement("input");
     field.type = isPassword ? "password" : "text";
     field.autocomplete = "off";
@@ -313,6 +313,7 @@ export class Transcript {
     const send = button("Send", "submit");
     send.className = "primary";
     const end = button("End of file", "button");
+    end.className = "plain";
     const problem = element("span", "problem", "");
     problem.setAttribute("role", "alert");
     const form = document.createElement("form");
@@ -330,8 +331,7 @@ export class Transcript {
     });
     end.addEventListener("click", () => answer(null));
     this.inputs.set(id, { element: form, cell, prompt });
-    block.output.append(form);
-    this.schedule();
+    this.place(block, form);
     if (!isTyping()) field.focus({ preventScroll: true });
   }
 
@@ -419,7 +419,6 @@ export class Transcript {
       this.units.splice(0, this.unitsStart);
       this.unitsStart = 0;
     }
-    this.schedule();
   }
 
   /** @param {Unit} unit */
@@ -453,23 +452,42 @@ export class Transcript {
 
   // -- the document
 
+  /** Must come before the document is changed, for whether the reader was at its end cannot be told afterwards. */
   schedule() {
-    this.frame ||= requestAnimationFrame(() => this.flush());
+    if (this.frame) return;
+    this.isFollowed = isAtEnd(this.scroller);
+    this.frame = requestAnimationFrame(() => this.flush());
+  }
+
+  /** Put an element after the lines so far, which may still wait for their frame. @param {Block} block @param {HTMLElement} node */
+  place(block, node) {
+    this.showLines();
+    block.output.append(node);
+    const { isFollowed } = this;
+    node.querySelector("img")?.addEventListener("load", () => {
+      if (isFollowed) this.scrollToEnd();
+    });
   }
 
   /** Bring the document up to the model. */
   flush() {
-    cancelAnimationFrame(this.frame);
     this.frame = 0;
-    const follows = isAtEnd(this.scroller);
-    for (const [line, unit] of this.stale) if (!unit.isDropped) showLine(line, unit);
-    this.stale.clear();
+    this.showLines();
     for (const block of this.trimmed) {
       block.droppedNote = droppedNote(block.droppedNote, block.output, block.linesDropped);
     }
     this.trimmed.clear();
     this.droppedNote = droppedNote(this.droppedNote, this.root, this.linesDropped);
-    if (follows) this.scroller.scrollTop = this.scroller.scrollHeight;
+    if (this.isFollowed) this.scrollToEnd();
+  }
+
+  showLines() {
+    for (const [line, unit] of this.stale) if (!unit.isDropped) showLine(line, unit);
+    this.stale.clear();
+  }
+
+  scrollToEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 }
 

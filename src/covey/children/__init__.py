@@ -1,0 +1,1 @@
+"""Child processes, for sessions and teammates alike: starting, talking with, listening to and ending them."""

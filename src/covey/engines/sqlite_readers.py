@@ -1,0 +1,132 @@
+"""Reading the SQLite file: a few threads, each read on a connection of its own that sees what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+import msgspec
+
+from covey.engines.limits import clamp_limit, clamp_seq
+from covey.engines.sqlite_errors import explain
+from covey.engines.sqlite_format import connect
+from covey.engines.sqlite_store import LOG_STATES, log_state
+from covey.errors import EngineError, StreamNotFoundError
+from covey.ports.engine import DATA_BYTES_MAX, FIELDS_BYTES_MAX, REQUEST_BYTES_MAX, Committed, LogState, Record, Value
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_decode_records: Final = msgspec.msgpack.Decoder(list[Record]).decode
+_ARRAY_32: Final = b"\xdd"  # begins a MessagePack array; a 32-bit length and the elements follow
+# So many records are within the bytes of one read, however large they are.
+_SMALL_READ: Final = REQUEST_BYTES_MAX // (DATA_BYTES_MAX + FIELDS_BYTES_MAX)
+# Above every character that a key can have after its beginning.
+_HIGHEST: Final = "\U0010ffff"
+
+_SIZE: Final = """
+    SELECT count(*), coalesce(sum(length(body)), 0)
+    FROM (SELECT body FROM records WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?)"""
+# All records in one row. Python lets go of its lock around every step of SQLite and, while the loop is busy, waits to
+# get it back: one step a record would make a replay under load wait a thousand times. group_concat takes bytes as they
+# are, in the order in which the limited query gives them.
+_RECORDS: Final = """
+    SELECT count(*), min(seq), max(seq), CAST(group_concat(body, '') AS BLOB)
+    FROM (SELECT seq, body FROM records WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?)"""
+
+
+class SqliteReaders:
+    """Threads and connections to read with."""
+
+    def __init__(self, path: Path, *, count: int) -> None:
+        self._path = path
+        self._connections: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._count = count
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="covey-reader")
+
+    async def run(
+        self, read: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what ``read`` returns when called with a connection, on one of the threads.
+
+        Raises:
+            EngineError: the file could not be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: self._read(lambda connection: read(connection, *args, **kwargs))
+        )
+
+    def open(self) -> None:
+        """Make the connections."""
+        for _ in range(self._count):
+            self._connections.put(connect(self._path, is_read_only=True))
+
+    def close(self) -> None:
+        """Finish the reads that began and close the connections; blocks until then."""
+        self._threads.shutdown()
+        with suppress(queue.Empty):
+            while True:
+                self._connections.get_nowait().close()
+
+    def _read(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        connection = self._connections.get()  # there are as many as threads
+        try:
+            return read(connection)
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise explain(error, self._path) from error
+        finally:
+            self._connections.put(connection)
+
+
+def read_logs(connection: sqlite3.Connection) -> list[LogState]:
+    """See ``Engine.logs``."""
+    return [log_state(row) for row in connection.execute(LOG_STATES + " ORDER BY name").fetchall()]
+
+
+def read_after(connection: sqlite3.Connection, name: str, seq: int, limit: int) -> list[Committed]:
+    """See ``Engine``."""
+    found = connection.execute("SELECT id FROM logs WHERE name = ?", (name,)).fetchone()
+    if found is None:
+        raise StreamNotFoundError(name)
+    seq, limit = clamp_seq(seq), clamp_limit(limit)
+    while limit > _SMALL_READ:
+        count, size_bytes = connection.execute(_SIZE, (found[0], seq, limit)).fetchone()
+        if size_bytes <= REQUEST_BYTES_MAX:
+            break
+        limit = max(_SMALL_READ, count // 2)
+    count, first, last, bodies = connection.execute(_RECORDS, (found[0], seq, limit)).fetchone()
+    if not count:
+        return []
+    records = _decode_records(_ARRAY_32 + count.to_bytes(4, "big") + bodies)
+    if last - first + 1 != count or len(records) != count:
+        raise EngineError(f"records of {name!r} after {seq} are missing", hint="the file is damaged: restore a backup")
+    return [Committed(number, record) for number, record in enumerate(records, first)]
+
+
+def read_value(connection: sqlite3.Connection, key: str) -> Value | None:
+    """See ``Engine.get``."""
+    found = connection.execute("SELECT key, data, revision FROM registry WHERE key = ?", (key,)).fetchone()
+    return Value(*found) if found else None
+
+
+def read_values(connection: sqlite3.Connection, prefix: str, after: str, limit: int) -> list[Value]:
+    """See ``Engine.scan``."""
+    rows = connection.execute(
+        "SELECT key, data, revision FROM registry WHERE key > ? AND key >= ? AND key < ? ORDER BY key LIMIT ?",
+        (after, prefix, prefix + _HIGHEST, clamp_limit(limit)),
+    )
+    found: list[Value] = []
+    size_bytes = 0
+    for row in rows:
+        size_bytes += len(row[1])
+        if found and size_bytes > REQUEST_BYTES_MAX:
+            break
+        found.append(Value(*row))
+    rows.close()
+    return found

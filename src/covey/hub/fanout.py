@@ -1,0 +1,249 @@
+"""The fast path of event streams: connections that left ASGI, each of them a transport and an integer.
+
+Under covey's own uvicorn start a stream's response is handed the connection itself, as uvicorn hands it over for a
+WebSocket. From then on there is no task and no queue for the reader: when the stream changes, the same bytes go to
+every connection that stands at the same number, once per turn of the loop, however many events came in it.
+
+A connection whose buffer is full is passed over and goes on from its own number when it can; what it holds in memory
+meanwhile is one buffer. Measured in ``bench/fanout.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from covey.hub.representation import HEARTBEAT_SPREAD, ReadOptions, bye_block, heartbeat_block
+from covey.streams.stream import Reader, Stream
+from covey.wire.cursor import Cursor
+
+if TYPE_CHECKING:
+    from covey.hub.readers import Readers
+    from covey.ports.randomness import Randomness
+
+# What a transport may hold before it asks to pause; one chunk more can be on its way.
+BUFFER_BYTES: Final = 32 << 10
+CHUNK_BYTES: Final = 32 << 10
+# Connections that are written to before others get a turn: bounds how long one event keeps the loop.
+SLICE: Final = 256
+
+TakeOver = Callable[[Callable[[asyncio.Transport], asyncio.Protocol]], bool]
+
+
+class Fanout:
+    """All connections on the fast path, in groups that can share every byte."""
+
+    def __init__(self, readers: Readers, randomness: Randomness) -> None:
+        self._readers = readers
+        self._randomness = randomness
+        self._groups: dict[tuple[Stream[Any], ReadOptions], Group] = {}
+        self._idle: asyncio.Event | None = None
+        readers.on_drain(self._drain)
+
+    def adopt(self, take_over: TakeOver, reader: Reader, options: ReadOptions, head: bytes) -> bool:
+        """Take a connection over and write to it until the stream, the client or the hub ends it.
+
+        Returns whether it could be taken over.
+
+        Args:
+            take_over: gives up the connection's transport to the protocol it makes.
+            reader: where it starts.
+            options: how it wants the stream.
+            head: what is written first: the response's head and its first events.
+        """
+
+        def make(transport: asyncio.Transport) -> asyncio.Protocol:
+            return Connection(self._group_of(reader.stream, options), transport, reader, head)
+
+        return take_over(make)
+
+    def entered(self) -> None:
+        """Count a connection in."""
+        self._readers.count += 1
+
+    def left(self, group: Group) -> None:
+        """Count a connection out; a group that nobody is in any more is forgotten."""
+        self._readers.count -= 1
+        if not group.connections:
+            group.stop()
+            del self._groups[group.stream, group.options]
+            if not self._groups and self._idle is not None:
+                self._idle.set()
+
+    async def wait_closed(self, *, timeout_s: float) -> None:
+        """Return when all connections are gone; those that do not take their last bytes in time are cut."""
+        if not self._groups:
+            return
+        self._idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for group in list(self._groups.values()):
+                for connection in list(group.connections):
+                    connection.transport.abort()
+
+    def _group_of(self, stream: Stream[Any], options: ReadOptions) -> Group:
+        group = self._groups.get((stream, options))
+        if group is None:
+            group = self._groups[stream, options] = Group(self, stream, options, self._randomness)
+        return group
+
+    def _drain(self) -> None:
+        for group in list(self._groups.values()):
+            for connection in list(group.connections):
+                connection.say_goodbye(bye_block("draining", return_ms=self._readers.return_ms()))
+
+
+class Group:
+    """Connections that read one stream in one way."""
+
+    def __init__(self, fanout: Fanout, stream: Stream[Any], options: ReadOptions, randomness: Randomness) -> None:
+        self.fanout = fanout
+        self.stream = stream
+        self.options = options
+        self.connections: dict[Connection, None] = {}
+        self._render = options.render
+        self._randomness = randomness
+        self._loop = asyncio.get_running_loop()
+        self._sweep: asyncio.Handle | None = None
+        self._written_s = self._loop.time()
+        self._beat = self._loop.call_at(self._next_beat_s(), self._on_beat)
+        self._forget = stream.on_change(self._on_change)
+
+    def stop(self) -> None:
+        """Let go of timers and wakers."""
+        self._beat.cancel()
+        self._forget()
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def push(self, connection: Connection) -> None:
+        """Write to one connection what it has not got, a chunk at a time, until it pauses or has everything."""
+        if connection.is_writable and self._has_more(connection.seq):
+            connection.write(*self._chunk_after(connection.seq))
+            if connection.is_writable and self._has_more(connection.seq):
+                self._loop.call_soon(self.push, connection)
+
+    def chunk_of(self, reader: Reader) -> tuple[int, bytes, bool]:
+        """Return the next number, the bytes up to it, and whether they are the last, of what a reader takes."""
+        items = reader.take(size_bytes=CHUNK_BYTES)
+        return reader.seq, self._render(items) if items else b"", reader.is_done
+
+    # ---- the sweep
+
+    def _on_change(self) -> None:
+        if self._sweep is None:
+            self._sweep = self._loop.call_soon(self._begin_sweep)
+
+    def _begin_sweep(self) -> None:
+        self._forget = self.stream.on_change(self._on_change)
+        self._written_s = self._loop.time()
+        self._go_on(iter(list(self.connections)), {})
+
+    def _go_on(self, waiting: Any, chunks: dict[int, tuple[int, bytes, bool]]) -> None:  # noqa: ANN401 -- an iterator
+        """Write to the next slice; connections at the same number get the very same bytes."""
+        seq = -1
+        chunk: tuple[int, bytes, bool] = (0, b"", False)
+        count = 0
+        for connection in islice(waiting, SLICE):
+            count += 1
+            if not connection.is_writable:
+                continue
+            if connection.seq != seq:
+                seq = connection.seq
+                found = chunks.get(seq)
+                if found is None:
+                    found = chunks[seq] = self._chunk_after(seq)
+                chunk = found
+            connection.write(*chunk)
+        if count == SLICE:
+            self._sweep = self._loop.call_soon(self._go_on, waiting, chunks)
+            return
+        self._sweep = None
+        if any(self._has_more(to) for to, _, _ in chunks.values()):
+            self._on_change()
+
+    def _chunk_after(self, seq: int) -> tuple[int, bytes, bool]:
+        return self.chunk_of(Reader(self.stream, Cursor(self.stream.ring.epoch, seq), self.options.kinds))
+
+    def _has_more(self, seq: int) -> bool:
+        return seq != self.stream.ring.head or self.stream.is_closed
+
+    # ---- silence
+
+    def _next_beat_s(self) -> float:
+        spread = self._randomness.uniform(1 - HEARTBEAT_SPREAD, 1 + HEARTBEAT_SPREAD)
+        return self._written_s + self.options.heartbeat_s * spread
+
+    def _on_beat(self) -> None:
+        now_s = self._loop.time()
+        if now_s - self._written_s >= self.options.heartbeat_s * (1 - HEARTBEAT_SPREAD):
+            self._written_s = now_s
+            block = heartbeat_block(self.stream.head, self.options)
+            for connection in list(self.connections):
+                if connection.is_writable:
+                    connection.transport.write(block)
+        self._beat = self._loop.call_at(self._next_beat_s(), self._on_beat)
+
+
+class Connection(asyncio.Protocol):
+    """One reader: a transport, and the number of the last event written to it."""
+
+    __slots__ = ("_group", "is_writable", "seq", "transport")
+
+    def __init__(self, group: Group, transport: asyncio.Transport, reader: Reader, head: bytes) -> None:
+        self.transport = transport
+        self.is_writable = True
+        self._group = group
+        transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        group.connections[self] = None
+        group.fanout.entered()
+        # The first batch comes from the reader itself: only it knows of a cursor that the stream does not.
+        seq, first, is_last = group.chunk_of(reader)
+        self.write(seq, head + first, is_last)
+        group.push(self)
+
+    def write(self, seq: int, data: bytes, is_last: bool) -> None:  # noqa: FBT001 -- the three parts of a chunk
+        """Write what leads up to number ``seq``."""
+        self.seq = seq
+        if data:
+            self.transport.write(data)
+        if is_last:
+            self._close()
+
+    def say_goodbye(self, block: bytes) -> None:
+        """Write the last block and close; a connection that cannot take more is cut."""
+        if self.is_writable:
+            self.transport.write(block)
+            self._close()
+        else:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Ignore it: after a request for a stream a client has nothing more to say."""
+
+    def eof_received(self) -> None:
+        """Close, as the transport does by itself after this."""
+
+    def pause_writing(self) -> None:
+        """Stop writing: the buffer is full."""
+        self.is_writable = False
+
+    def resume_writing(self) -> None:
+        """Go on from where this reader stands."""
+        if not self.transport.is_closing():
+            self.is_writable = True
+            self._group.push(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio calls it so
+        """Forget the reader."""
+        self.is_writable = False
+        if self._group.connections.pop(self, self) is None:
+            self._group.fanout.left(self._group)
+
+    def _close(self) -> None:
+        self.is_writable = False
+        self.transport.close()

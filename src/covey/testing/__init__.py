@@ -1,0 +1,1 @@
+"""The test kit, shipped: given clocks, seeded randomness, and the suites that adapters must pass."""
