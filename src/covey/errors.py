@@ -28,6 +28,10 @@ class InvalidInputError(CoveyError, ValueError):
     """A name, cursor, argument or setting does not have the form it must have."""
 
 
+class MisfitError(InvalidInputError):
+    """Well formed, but it does not fit what it is for: an argument of another type, a reserved kind."""
+
+
 class TooLargeError(InvalidInputError):
     """Something is over its limit: a body, an event, a header, a frame."""
 

@@ -387,7 +387,7 @@ async def test_bad_requests_get_a_problem_and_never_a_500(served: Served, method
         (b'{"data":1,"colour":2}', 400, "unknown field `colour`"),
         (b"[]", 400, "1 to"),
         (b"[" + b",".join([b'{"data":1}'] * (APPEND_EVENTS_MAX + 1)) + b"]", 400, "1 to"),
-        (b'{"data":1,"kind":"covey.gap"}', 400, "reserved"),
+        (b'{"data":1,"kind":"covey.gap"}', 422, "reserved"),
         (b'{"data":"' + b"x" * (1 << 20) + b'"}', 413, "1048576"),
         (b'{"data":"' + b"x" * (9 << 20) + b'"}', 413, "body"),
         (b"[" * 100_000, 400, "does not fit"),

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 
-from covey.errors import InvalidInputError, TeammateNotFoundError
+from covey.errors import InvalidInputError, MisfitError, TeammateNotFoundError
 
 # Hooks that covey calls itself; they are nobody else's to call.
 HOOKS: Final = frozenset({"started", "stopping", "snapshot", "restore"})
@@ -38,20 +38,21 @@ class Method(NamedTuple):
         """Return the arguments that a JSON body gives: an object by name, an array in order, nothing for none.
 
         Raises:
-            InvalidInputError: it is not JSON, or an argument is missing, unknown or of another type.
+            InvalidInputError: it is not JSON.
+            MisfitError: an argument is missing, unknown or of another type; the message names it.
         """
         given = self._given(body)
         unknown = [name for name in given if name not in {parameter.name for parameter in self.parameters}]
         if unknown:
             known = ", ".join(parameter.name for parameter in self.parameters) or "no arguments"
-            raise ArgumentError(f"{self.name}() has no argument {unknown[0][:80]!r}", hint=f"it takes {known}")
+            raise MisfitError(f"{self.name}() has no argument {unknown[0][:80]!r}", hint=f"it takes {known}")
         arguments: dict[str, object] = {}
         for parameter in self.parameters:
             raw = given.get(parameter.name)
             if raw is not None:
                 arguments[parameter.name] = self._convert(parameter, raw)
             elif parameter.is_required:
-                raise ArgumentError(f"{self.name}() needs the argument {parameter.name!r}")
+                raise MisfitError(f"{self.name}() needs the argument {parameter.name!r}")
         return arguments
 
     def _given(self, body: bytes) -> dict[str, msgspec.Raw]:
@@ -65,18 +66,14 @@ class Method(NamedTuple):
         if isinstance(given, dict):
             return given
         if len(given) > len(self.parameters):
-            raise ArgumentError(f"{self.name}() takes {len(self.parameters)} arguments, {len(given)} were given")
+            raise MisfitError(f"{self.name}() takes {len(self.parameters)} arguments, {len(given)} were given")
         return {parameter.name: raw for parameter, raw in zip(self.parameters, given, strict=False)}
 
     def _convert(self, parameter: Parameter, raw: msgspec.Raw) -> object:
         try:
             return msgspec.json.decode(raw, type=parameter.annotation)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ArgumentError(f"{self.name}(): the argument {parameter.name!r} does not fit: {error}") from error
-
-
-class ArgumentError(InvalidInputError):
-    """The arguments do not fit the method; the message names the one that does not."""
+            raise MisfitError(f"{self.name}(): the argument {parameter.name!r} does not fit: {error}") from error
 
 
 _body_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw])

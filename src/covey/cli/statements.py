@@ -114,4 +114,4 @@ class StatementSplitter:
 
 
 def _is_compound(statement: ast.stmt) -> bool:
-    return hasattr(statement, "body")
+    return hasattr(statement, "body") or isinstance(statement, ast.Match)

@@ -19,6 +19,7 @@ from covey.errors import (
     HeadMovedError,
     InvalidInputError,
     KeyReusedError,
+    MisfitError,
     NameTakenError,
     RefusedError,
     RemoteProtocolError,
@@ -157,6 +158,7 @@ def _plain(type_: type[CoveyError]) -> Callable[[Problem], CoveyError]:
 _BY_SLUG: Final[Mapping[str, Callable[[Problem], CoveyError]]] = {
     "too-large": _too_large,
     "invalid-input": _plain(InvalidInputError),
+    "misfit": _plain(MisfitError),
     "unauthenticated": _plain(AuthenticationError),
     "stream-not-found": _stream_not_found,
     "teammate-not-found": _plain(TeammateNotFoundError),

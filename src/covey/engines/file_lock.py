@@ -61,6 +61,4 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _in_use(path: Path, holder: str) -> EngineError:
-    return EngineError(
-        f"{path} is in use by {holder}", hint="stop that one first, or give this one a file of its own"
-    )
+    return EngineError(f"{path} is in use by {holder}", hint="stop that one first, or give this one a file of its own")

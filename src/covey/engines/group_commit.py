@@ -120,15 +120,23 @@ class GroupCommit:
         Raises:
             EngineError: it was not committed.
         """
-        loop = self._loop
-        if loop is None or self._is_closing:
-            raise EngineError("the engine is not open", hint="await its open() first, and use it before close()")
+        loop = self.check_open()
         request = _Request(work, size_bytes, loop.create_future())
         self._waiting.append(request)
         if not self._is_hand_over_due:
             self._is_hand_over_due = True
             loop.call_soon(self._hand_over)
         return cast("R", await request.future)
+
+    def check_open(self) -> asyncio.AbstractEventLoop:
+        """Return the loop on which it is open.
+
+        Raises:
+            EngineError: it is not.
+        """
+        if self._loop is None or self._is_closing:
+            raise EngineError("the engine is not open", hint="await its open() first, and use it before close()")
+        return self._loop
 
     # ---- on the loop
     def _hand_over(self) -> None:

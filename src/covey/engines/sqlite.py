@@ -33,6 +33,27 @@ if TYPE_CHECKING:
     from covey.ports.clock import Clock
 
 
+class _BothSides(SqliteStore):
+    """The writer's side, which takes the readers' up and down with it, on its thread: all of that may block."""
+
+    def __init__(self, path: Path, durability: Durability, clock: Clock, readers: SqliteReaders) -> None:
+        super().__init__(path, durability, clock)
+        self._readers = readers
+
+    def open(self) -> None:
+        super().open()
+        try:
+            self._readers.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        # The writer's connection goes last: only that one can empty the log file into the database.
+        self._readers.close()
+        super().close()
+
+
 class SqliteEngine:
     """See ``ports.engine.Engine``.
 
@@ -55,7 +76,7 @@ class SqliteEngine:
         self.path = Path(path).resolve()
         self.durability: Durability = durability
         self._readers = SqliteReaders(self.path, count=readers)
-        self._store = SqliteStore(self.path, durability, clock or SystemClock(), self._readers)
+        self._store = _BothSides(self.path, durability, clock or SystemClock(), self._readers)
         self._writer = GroupCommit(self._store)
         self._was_opened = False
 

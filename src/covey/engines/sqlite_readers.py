@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
@@ -27,9 +28,6 @@ _decode_records: Final = msgspec.msgpack.Decoder(list[Record]).decode
 _ARRAY_32: Final = b"\xdd"  # begins a MessagePack array; a 32-bit length and the elements follow
 # So many records are within the bytes of one read, however large they are.
 _SMALL_READ: Final = REQUEST_BYTES_MAX // (DATA_BYTES_MAX + FIELDS_BYTES_MAX)
-# Above every character that a key can have after its beginning.
-_HIGHEST: Final = "\U0010ffff"
-
 _SIZE: Final = """
     SELECT count(*), coalesce(sum(length(body)), 0)
     FROM (SELECT body FROM records WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?)"""
@@ -39,6 +37,11 @@ _SIZE: Final = """
 _RECORDS: Final = """
     SELECT count(*), min(seq), max(seq), CAST(group_concat(body, '') AS BLOB)
     FROM (SELECT seq, body FROM records WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?)"""
+
+# No byte of UTF-8 is 0xFF, so what begins with the prefix sorts below the prefix with that behind it.
+_VALUES: Final = """
+    SELECT key, data, revision FROM registry
+    WHERE key > ? AND key >= ? AND key < ? || CAST(x'FF' AS TEXT) ORDER BY key LIMIT ?"""
 
 
 class SqliteReaders:
@@ -50,16 +53,14 @@ class SqliteReaders:
         self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="covey-reader")
 
-    async def run(
-        self, read: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def run(self, read: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what ``read`` returns when called with a connection, on one of the threads.
 
         Raises:
             EngineError: the file could not be read.
         """
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: self._read(lambda connection: read(connection, *args, **kwargs))
+            self._threads, partial(self._read, read, *args, **kwargs)
         )
 
     def open(self) -> None:
@@ -74,10 +75,10 @@ class SqliteReaders:
             while True:
                 self._connections.get_nowait().close()
 
-    def _read(self, read: Callable[[sqlite3.Connection], R]) -> R:
+    def _read(self, read: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         connection = self._connections.get()  # there are as many as threads
         try:
-            return read(connection)
+            return read(connection, *args, **kwargs)
         except (sqlite3.Error, msgspec.MsgspecError) as error:
             raise explain(error, self._path) from error
         finally:
@@ -117,10 +118,7 @@ def read_value(connection: sqlite3.Connection, key: str) -> Value | None:
 
 def read_values(connection: sqlite3.Connection, prefix: str, after: str, limit: int) -> list[Value]:
     """See ``Engine.scan``."""
-    rows = connection.execute(
-        "SELECT key, data, revision FROM registry WHERE key > ? AND key >= ? AND key < ? ORDER BY key LIMIT ?",
-        (after, prefix, prefix + _HIGHEST, clamp_limit(limit)),
-    )
+    rows = connection.execute(_VALUES, (after, prefix, prefix, clamp_limit(limit)))
     found: list[Value] = []
     size_bytes = 0
     for row in rows:

@@ -33,7 +33,9 @@ _FORGET_MAX: Final = 10_000
 _GENERATION_STEP: Final = 1 << 32
 # An INSERT of so many rows, as far as they go. Python lets go of its lock around every step of SQLite and, while the
 # loop is busy, waits to get it back: a step for each row made appends under load eleven times slower.
-_INSERTS: Final = tuple((rows, "INSERT INTO records VALUES " + ", ".join(["(?, ?, ?)"] * rows)) for rows in (256, 32, 4, 1))
+_INSERTS: Final = tuple(
+    (rows, "INSERT INTO records VALUES " + ", ".join(["(?, ?, ?)"] * rows)) for rows in (256, 32, 4, 1)
+)
 _COLUMNS: Final = 3
 
 LOG_STATES: Final = """

@@ -12,11 +12,11 @@ import math
 import secrets
 from typing import Final
 
-from covey.calls.schema import ArgumentError, Method, find_method
+from covey.calls.schema import Method, find_method
 from covey.context import acting_for
 from covey.errors import ExpiredError, InvalidInputError
 from covey.hub.http import Answer, Request, json_response
-from covey.hub.problems import problem_of, problem_response, refusal
+from covey.hub.problems import problem_response, refusal
 from covey.hub.representation import EVENT_STREAM
 from covey.team.members import Team
 
@@ -51,10 +51,7 @@ class CallRoutes:
                 )
             )
         headers = [("covey-call", call_id(request.principal or "", teammate, method_name, key))]
-        try:
-            arguments = method.bind(await request.body())
-        except ArgumentError as error:
-            return problem_response(problem_of(error, status=422, slug="arguments"), headers=headers)
+        arguments = method.bind(await request.body())
         if self.running >= self._calls_max:
             problem = refusal(503, "refused", "Refused for now", f"{self.running} calls are running already")
             return problem_response(problem, headers=[*headers, ("retry-after", "1")])

@@ -17,6 +17,7 @@ from covey.errors import (
     HeadMovedError,
     InvalidInputError,
     KeyReusedError,
+    MisfitError,
     NameTakenError,
     RefusedError,
     StreamClosedError,
@@ -41,6 +42,7 @@ class Kind(NamedTuple):
 # The row of an error is that of its nearest base.
 KINDS: Final[tuple[tuple[type[CoveyError], Kind], ...]] = (
     (TooLargeError, Kind(413, "too-large", "Too large")),
+    (MisfitError, Kind(422, "misfit", "It does not fit what it is for")),
     (InvalidInputError, Kind(400, "invalid-input", "The request does not have the form it must have")),
     (AuthenticationError, Kind(401, "unauthenticated", "A valid token is needed")),
     (StreamNotFoundError, Kind(404, "stream-not-found", "No such stream")),
@@ -70,6 +72,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     retry_after_s: float | None = None
     maybe_executed: bool | None = None
     head: str | None = None
+    limit_bytes: int | None = None
 
 
 def kind_of(error: CoveyError) -> Kind:
@@ -91,6 +94,7 @@ def problem_of(error: CoveyError, *, status: int | None = None, slug: str | None
         retry_after_s=error.retry_after_s if isinstance(error, TransientError) else None,
         maybe_executed=error.maybe_executed if isinstance(error, TeammateLostError) else None,
         head=error.head if isinstance(error, HeadMovedError) else None,
+        limit_bytes=error.limit_bytes if isinstance(error, TooLargeError) else None,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from covey.errors import InvalidInputError
+from covey.errors import InvalidInputError, MisfitError
 from covey.wire.event_stream import encode_event, encode_id_only
 
 D = TypeVar("D")
@@ -185,14 +185,15 @@ def check_kind(kind: str) -> str:
     """Return ``kind`` when a writer may use it.
 
     Raises:
-        InvalidInputError: it is malformed, or covey's or the browser's own.
+        InvalidInputError: it is malformed.
+        MisfitError: it is covey's or the browser's own.
     """
     if _KIND.fullmatch(kind) is None:
         message = f"{kind[:80]!r} is not an event kind"
         raise InvalidInputError(message, hint="use 1-64 characters of A-Z a-z 0-9 _ . : / -")
     if kind in _BROWSER_KINDS or kind.startswith(CONTROL_PREFIX):
         message = f"the kind {kind!r} is reserved"
-        raise InvalidInputError(
+        raise MisfitError(
             message, hint="'open' and 'error' are the browser's own event names, 'covey.*' are control events"
         )
     return kind

@@ -34,7 +34,10 @@ class Answer(Frame, frozen=True, tag="answer"):
 
 
 class Stop(Frame, frozen=True, tag="stop"):
-    """Interrupt this cell. The SIGINT that follows is only the bell, and means nothing without this frame."""
+    """Interrupt this cell. The SIGINT that follows is only the bell; this frame says which cell is meant.
+
+    A bell with a frame for another cell means nothing; one with no frame at all is a plain SIGINT from elsewhere.
+    """
 
     cell: str
 

@@ -181,7 +181,8 @@ async function newSession() {
   try {
     const { name } = await request("POST", "v1/teammates", { kind: "repl" });
     location.hash = String(new URLSearchParams({ session: name }));
-    showProblem("");
+    // A name may come again, and then the address does not change.
+    openSession();
   } catch (error) {
     showProblem(messageOf(error));
   } finally {
@@ -193,7 +194,7 @@ async function newSession() {
 
 function openSession() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("session") ?? "";
-  if (wanted === session && output) return;
+  if (wanted === session && output && !output.isClosed) return;
   output?.close();
   output = null;
   session = wanted;
@@ -420,6 +421,10 @@ page.signInForm.addEventListener("submit", (event) => {
   void signIn(new URLSearchParams(pasted.split("#")[1] ?? "").get("token") ?? pasted);
 });
 page.newSession.addEventListener("click", () => void newSession());
+page.roster.addEventListener("click", ({ target }) => {
+  const link = target instanceof Element ? target.closest("a") : null;
+  if (link && link.hash === location.hash) openSession();
+});
 page.composer.addEventListener("submit", (event) => {
   event.preventDefault();
   runCell();
