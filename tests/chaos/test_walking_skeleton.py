@@ -8,11 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from tests.terminal import Terminal
@@ -35,10 +35,9 @@ def covey(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run([*COVEY, *arguments], env=env, capture_output=True, text=True, timeout=30, check=False)
 
 
-def get(url: str, token: str) -> dict[str, list[dict[str, object]]]:
-    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        found: dict[str, list[dict[str, object]]] = json.load(answer)
+def events_of(url: str, token: str) -> list[dict[str, object]]:
+    answer = httpx2.get(url, headers={"authorization": f"Bearer {token}"}, trust_env=False)
+    found: list[dict[str, object]] = answer.json()["events"]
     return found
 
 
@@ -56,7 +55,7 @@ def test_a_session_outlives_the_terminal_and_replays_what_was_missed(state_folde
 
         # Type code and see output, results and tracebacks as `>>>` shows them.
         with Terminal([*COVEY, "repl", "--port", port, "--new", "demo"], env=env) as first:
-            first.wait_for(">>> ")
+            first.wait_for(">>>")
             first.type("21 * 2\r")
             first.wait_for("\n42\n")
             first.type("1 / 0\r")
@@ -79,7 +78,7 @@ def test_a_session_outlives_the_terminal_and_replays_what_was_missed(state_folde
             assert second.wait_closed() == 0
 
         # curl with Last-Event-ID shows exactly what came after.
-        events = get(f"{address}/v1/streams/demo.out?from=start", token)["events"]
+        events = events_of(f"{address}/v1/streams/demo.out?from=start", token)
         middle = next(i for i, event in enumerate(events) if "line 9." in json.dumps(event["data"]))
         curl = subprocess.run(
             ["curl", "-sN", "-m", "2", f"{address}/v1/streams/demo.out", "-H", "Accept: text/event-stream",
@@ -102,7 +101,7 @@ def test_a_session_outlives_the_terminal_and_replays_what_was_missed(state_folde
 
         # Ctrl-C drains and leaves nothing behind.
         with Terminal([*COVEY, "repl", "--port", port, "--new", "left"], env=env) as left:
-            left.wait_for(">>> ")
+            left.wait_for(">>>")
             left.type("import time; time.sleep(1000)\r")
             left.wait_for("1000)\n")
             family = children.children(recursive=True)

@@ -126,8 +126,8 @@ def test_a_traceback_has_source_lines_and_only_the_users_frames(repl: Repl) -> N
     repl.run("def f():\n    return 1 / 0")
     name, message, text = repl.error("f()")
     assert (name, message) == ("ZeroDivisionError", "division by zero")
-    assert '  File "<cell c2>", line 1, in <module>\n    f()\n' in text
-    assert '  File "<cell c1>", line 2, in f\n    return 1 / 0\n' in text
+    assert '  File "<cell 2>", line 1, in <module>\n    f()\n' in text
+    assert '  File "<cell 1>", line 2, in f\n    return 1 / 0\n' in text
     assert "covey" not in text
 
 
@@ -135,7 +135,7 @@ def test_a_traceback_has_source_lines_and_only_the_users_frames(repl: Repl) -> N
 def test_a_syntax_error_points_at_its_place(repl: Repl) -> None:
     name, _, text = repl.error("x = (1,\ny = 2")
     assert name == "SyntaxError"
-    assert text.startswith('  File "<cell c1>", line 1\n    x = (1,\n        ^\n')
+    assert text.startswith('  File "<cell 1>", line 1\n    x = (1,\n        ^\n')
 
 
 @pytest.mark.requirement("repl.evaluator.tracebacks-show-the-cell")
@@ -228,8 +228,8 @@ def test_an_error_in_awaited_code_shows_only_the_users_frames(repl: Repl) -> Non
     repl.run("import asyncio")
     repl.run("async def f():\n    await asyncio.sleep(0)\n    raise ValueError('x')")
     _, _, text = repl.error("await f()")
-    assert '"<cell c3>", line 1, in <module>' in text
-    assert '"<cell c2>", line 3, in f' in text
+    assert '"<cell 3>", line 1, in <module>' in text
+    assert '"<cell 2>", line 3, in f' in text
     assert "base_events" not in text
 
 

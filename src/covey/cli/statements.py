@@ -13,7 +13,7 @@ from typing import Final
 _CLAUSE: Final = re.compile(r"(?:else|elif|except|finally)\b")
 _COMPOUND: Final = re.compile(r"(?:async|class|def|for|if|try|while|with)\b|@|match\b.*:\s*(?:#.*)?$")
 # Compiling what has grown this long on every line would take longer than anybody waits.
-_COMPILED_EACH_LINE_CHARACTERS: Final = 1 << 16
+_COMPILED_EACH_LINE_CHARACTERS: Final = 1 << 12
 _CLOSING: Final = re.compile(r"[)\]}'\"]")
 
 

@@ -44,7 +44,7 @@ STEPS: Final[Sequence[Step]] = (
             is_ended INTEGER NOT NULL,
             settings BLOB NOT NULL
         )""",
-        # `body` is a record in MessagePack.
+        # `body` is a `Committed` in MessagePack: the number again, and the record.
         "CREATE TABLE records (log INTEGER, seq INTEGER, body BLOB, PRIMARY KEY (log, seq)) WITHOUT ROWID",
         """CREATE TABLE leases (
             key TEXT PRIMARY KEY,

@@ -19,25 +19,21 @@ from covey.engines.sqlite_errors import explain
 from covey.engines.sqlite_format import connect
 from covey.engines.sqlite_store import LOG_STATES, log_state
 from covey.errors import EngineError, StreamNotFoundError
-from covey.ports.engine import DATA_BYTES_MAX, FIELDS_BYTES_MAX, REQUEST_BYTES_MAX, Committed, LogState, Record, Value
+from covey.ports.engine import DATA_BYTES_MAX, FIELDS_BYTES_MAX, REQUEST_BYTES_MAX, Committed, LogState, Value
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_decode_records: Final = msgspec.msgpack.Decoder(list[Record]).decode
+_decode: Final = msgspec.msgpack.Decoder(list[Committed]).decode
 _ARRAY_32: Final = b"\xdd"  # begins a MessagePack array; a 32-bit length and the elements follow
 # So many records are within the bytes of one read, however large they are.
-_SMALL_READ: Final = REQUEST_BYTES_MAX // (DATA_BYTES_MAX + FIELDS_BYTES_MAX)
-_SIZE: Final = """
-    SELECT count(*), coalesce(sum(length(body)), 0)
-    FROM (SELECT body FROM records WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?)"""
+_FEW: Final = REQUEST_BYTES_MAX // (DATA_BYTES_MAX + 2 * FIELDS_BYTES_MAX)
+
 # All records in one row. Python lets go of its lock around every step of SQLite and, while the loop is busy, waits to
 # get it back: one step a record would make a replay under load wait a thousand times. group_concat takes bytes as they
-# are, in the order in which the limited query gives them.
+# are, in the order of the primary key, by which the range is read; each body has its number in it to show that.
 _RECORDS: Final = """
-    SELECT count(*), min(seq), max(seq), CAST(group_concat(body, '') AS BLOB)
-    FROM (SELECT seq, body FROM records WHERE log = ? AND seq > ? ORDER BY seq LIMIT ?)"""
-
+    SELECT count(*), CAST(group_concat(body, '') AS BLOB) FROM records WHERE log = ? AND seq > ? AND seq <= ?"""
 # No byte of UTF-8 is 0xFF, so what begins with the prefix sorts below the prefix with that behind it.
 _VALUES: Final = """
     SELECT key, data, revision FROM registry
@@ -66,7 +62,9 @@ class SqliteReaders:
     def open(self) -> None:
         """Make the connections."""
         for _ in range(self._count):
-            self._connections.put(connect(self._path, is_read_only=True))
+            connection = connect(self._path, is_read_only=True)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, REQUEST_BYTES_MAX)
+            self._connections.put(connection)
 
     def close(self) -> None:
         """Finish the reads that began and close the connections; blocks until then."""
@@ -95,19 +93,27 @@ def read_after(connection: sqlite3.Connection, name: str, seq: int, limit: int) 
     found = connection.execute("SELECT id FROM logs WHERE name = ?", (name,)).fetchone()
     if found is None:
         raise StreamNotFoundError(name)
-    seq, limit = clamp_seq(seq), clamp_limit(limit)
-    while limit > _SMALL_READ:
-        count, size_bytes = connection.execute(_SIZE, (found[0], seq, limit)).fetchone()
-        if size_bytes <= REQUEST_BYTES_MAX:
-            break
-        limit = max(_SMALL_READ, count // 2)
-    count, first, last, bodies = connection.execute(_RECORDS, (found[0], seq, limit)).fetchone()
-    if not count:
-        return []
-    records = _decode_records(_ARRAY_32 + count.to_bytes(4, "big") + bodies)
-    if last - first + 1 != count or len(records) != count:
+    log, seq, limit = found[0], clamp_seq(seq), clamp_limit(limit)
+    records = _read_range(connection, log, seq, limit)
+    if not records and limit:
+        (oldest,) = connection.execute("SELECT min(seq) FROM records WHERE log = ? AND seq > ?", (log, seq)).fetchone()
+        records = _read_range(connection, log, oldest - 1, limit) if oldest is not None else []
+    if records and records[-1].seq - records[0].seq + 1 != len(records):
         raise EngineError(f"records of {name!r} after {seq} are missing", hint="the file is damaged: restore a backup")
-    return [Committed(number, record) for number, record in enumerate(records, first)]
+    return records
+
+
+def _read_range(connection: sqlite3.Connection, log: int, seq: int, limit: int) -> list[Committed]:
+    """Return the records with the ``limit`` numbers after ``seq``, or the first of them where all are too large."""
+    while True:
+        try:
+            count, bodies = connection.execute(_RECORDS, (log, seq, clamp_seq(seq + limit))).fetchone()
+        except sqlite3.DataError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_TOOBIG or limit <= _FEW:
+                raise
+            limit = max(_FEW, limit // 4)
+        else:
+            return _decode(_ARRAY_32 + count.to_bytes(4, "big") + bodies) if count else []
 
 
 def read_value(connection: sqlite3.Connection, key: str) -> Value | None:

@@ -37,6 +37,7 @@ _INSERTS: Final = tuple(
     (rows, "INSERT INTO records VALUES " + ", ".join(["(?, ?, ?)"] * rows)) for rows in (256, 32, 4, 1)
 )
 _COLUMNS: Final = 3
+_PAIR: Final = b"\x92\xcf"  # begins a MessagePack array of two of which the first is a 64-bit number: a ``Committed``
 
 LOG_STATES: Final = """
     SELECT name, epoch,
@@ -172,7 +173,7 @@ class SqliteStore:
             self._unwritten.append(log)
         first = head + 1
         for head, body in enumerate(bodies, first):
-            log.rows += (log.id, head, body)
+            log.rows += (log.id, head, _PAIR + head.to_bytes(8, "big") + body)
         log.head = head
         return list(range(first, head + 1))
 

@@ -34,7 +34,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     key: str | None = None
 
 
-class Committed(msgspec.Struct, frozen=True, gc=False):
+class Committed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record and the number under which it was committed."""
 
     seq: int

@@ -119,6 +119,7 @@ class PythonEvaluator:
         self._sources_size = 0
         self._outputs: Outputs | None = None
         self._cell = ""
+        self._count = 0
         self._is_final = False
         self._is_in_user_code = False
         self._interrupted_cell: str | None = None
@@ -144,7 +145,9 @@ class PythonEvaluator:
     def execute(self, cell: str, code: str, outputs: Outputs) -> Status:
         """See ``Evaluator``."""
         self._outputs, self._cell = outputs, cell
-        filename = f"<cell {cell}>"
+        # In tracebacks cells are counted: their names are made by programs, and say nothing to people.
+        self._count += 1
+        filename = f"<cell {self._count}>"
         failure: BaseException | None = None
         try:
             try:
