@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from covey.engines.sqlite import SqliteEngine
 from covey.errors import CoveyError, InvalidInputError
 from covey.hub.app import Hub
 from covey.hub.auth import Outside, keep_token, outside_of
@@ -132,7 +133,8 @@ async def run(settings: Settings, *, on_ready: Callable[[Running], None] | None 
         folder = settings.state_folder / str(port)
         token = keep_token(folder)
         clock, randomness = SystemClock(), SystemRandomness()
-        async with Streams(clock=clock, randomness=randomness) as streams:
+        engine = SqliteEngine(folder / "covey.db", clock=clock)
+        async with Streams(engine, clock=clock, randomness=randomness) as streams:
             team = Team(streams, kinds={"repl": _spawn_repl(streams)})
             outside = outside_of(settings.host, port, public_url=settings.public_url, origins=settings.origins)
             hub = Hub(streams=streams, team=team, token=token, outside=outside, clock=clock, randomness=randomness)

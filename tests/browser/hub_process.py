@@ -21,7 +21,8 @@ serve(Settings(state_folder=Path(sys.argv[1]), port=int(sys.argv[2])), on_ready=
 class HubProcess:
     """A running hub."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+        self.process = process
         self.url = url  # with the token, as the hub prints it
         self.address, self.token = url.split("/#token=")
         self.port = int(self.address.rpartition(":")[2])
@@ -35,7 +36,7 @@ def hub_process(state_folder: Path, *, port: int = 0) -> Iterator[HubProcess]:
             assert process.stdout is not None
             line = process.stdout.readline().strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#token=\S{32,}", line), line
-            yield HubProcess(line)
+            yield HubProcess(line, process)
         finally:
             process.terminate()
             process.wait(timeout=15)

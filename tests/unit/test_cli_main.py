@@ -55,7 +55,8 @@ def assert_one_line(answer: subprocess.CompletedProcess[str], *words: str) -> No
 def test_help_lists_the_commands_and_loads_next_to_nothing() -> None:
     probe = (
         "import sys, covey.cli.main as m; m.main(['--help']); "
-        "print([n for n in ('argparse', 'asyncio', 'httpx2', 'msgspec', 'prompt_toolkit', 'uvicorn') if n in sys.modules])"
+        "late = ('argparse', 'asyncio', 'httpx2', 'msgspec', 'prompt_toolkit', 'uvicorn'); "
+        "print([name for name in late if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert all(name in answer.stdout for name in COMMANDS)

@@ -151,7 +151,8 @@ async def test_when_no_time_remains_nothing_is_sent() -> None:
 
 
 @pytest.mark.requirement("client.errors.survive-the-wire")
-@pytest.mark.parametrize("type_", [type_ for type_, _ in KINDS])
+# The hub's own errors, which it tells apart for itself alone, come back as their status says.
+@pytest.mark.parametrize("type_", [type_ for type_, _ in KINDS if type_.__module__ == errors.__name__])
 def test_each_error_comes_back_as_itself(type_: type[errors.CoveyError]) -> None:
     given: dict[type[errors.CoveyError], errors.CoveyError] = {
         errors.TooLargeError: errors.TooLargeError("m", limit_bytes=5, hint="h"),

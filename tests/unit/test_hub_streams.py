@@ -206,7 +206,7 @@ async def test_a_websocket_carries_arrays_of_events(served: Served) -> None:
         assert [event["data"] for event in json.loads(await socket.recv())] == [1]
         await stream.append(2)
         assert [event["data"] for event in json.loads(await socket.recv())] == [2]
-        served.streams.end("news")
+        await served.streams.end("news")
         assert [event["kind"] for event in json.loads(await socket.recv())] == ["covey.end"]
         await socket.wait_closed()
         assert socket.close_code == 1000

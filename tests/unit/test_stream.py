@@ -220,7 +220,7 @@ async def test_there_are_no_more_streams_than_allowed(clock: ManualClock) -> Non
     streams.stream("b", object)
     with pytest.raises(RefusedError):
         streams.stream("c", object)
-    streams.end("a")
+    await streams.end("a")
     clock.advance(11.0)
     assert streams.stream("c", object).name == "c"
     with pytest.raises(StreamNotFoundError):
@@ -231,7 +231,7 @@ async def test_there_are_no_more_streams_than_allowed(clock: ManualClock) -> Non
 async def test_ended_streams_stay_readable_for_a_while_but_not_without_bound(streams: Streams) -> None:
     for number in range(ENDED_MAX + 5):
         streams.stream(f"s{number}", object)
-        streams.end(f"s{number}")
+        await streams.end(f"s{number}")
     assert len(streams.matching("s*")) == ENDED_MAX
     assert streams.get(f"s{ENDED_MAX}").is_closed
 
@@ -239,7 +239,7 @@ async def test_ended_streams_stay_readable_for_a_while_but_not_without_bound(str
 @pytest.mark.requirement("stream.epoch")
 async def test_a_stream_made_anew_under_its_name_begins_a_new_epoch(streams: Streams, stream: Stream[object]) -> None:
     last = await stream.append(1)
-    streams.end("news")
+    await streams.end("news")
     again = streams.create("news", object)
     assert again.ring.epoch != stream.ring.epoch
     await again.append("fresh")

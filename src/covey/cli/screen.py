@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -29,29 +28,22 @@ class Screen:
         self._is_at_margin = True
         self._has_prompt = False
         self._held = bytearray()
-        self._flushing: asyncio.Task[None] | None = None
 
-    async def write(self, pieces: list[Piece]) -> None:
-        """Write pieces. Returns late when much waits to be written above a prompt, so that no more is read."""
-        self.write_now(pieces)
-        if self._flushing is not None and len(self._held) > _LINE_BYTES_MAX:
-            await asyncio.wait([self._flushing])
-
-    def write_now(self, pieces: list[Piece]) -> None:
-        """Write pieces, without waiting."""
+    def write(self, pieces: list[Piece]) -> None:
+        """Write pieces; above a prompt what has no line end yet is held back."""
         for piece in pieces:
             self._held += self._painted(piece)
         if not self._has_prompt:
-            self._flush(self._held)
-        elif self._flushing is None and _whole_lines(self._held):
-            self._flushing = asyncio.get_running_loop().create_task(self._flush_above_prompt())
+            self._flush(len(self._held))
+        elif size := _whole_lines(self._held):
+            self._flush_above_prompt(size)
 
     def go_to_margin(self) -> None:
         """End the line if something stands in it; a prompt, and a line of covey's, begins at the margin."""
         if not self._is_at_margin:
             self._held += b"\n"
             self._is_at_margin = True
-            self._flush(self._held)
+            self._flush(len(self._held))
 
     @contextmanager
     def prompting(self) -> Generator[None]:
@@ -62,7 +54,7 @@ class Screen:
             yield
         finally:
             self._has_prompt = False
-            self._flush(self._held)
+            self._flush(len(self._held))
 
     def _painted(self, piece: Piece) -> bytes:
         if not piece.data:
@@ -75,19 +67,25 @@ class Screen:
             return margin + before + piece.data[:-1] + after + b"\n"
         return margin + before + piece.data + after
 
-    async def _flush_above_prompt(self) -> None:
-        from prompt_toolkit.application import in_terminal
+    def _flush_above_prompt(self, size: int) -> None:
+        """Take the prompt away, write, and let it be drawn again.
 
-        try:
-            while self._has_prompt and (size := _whole_lines(self._held)):
-                async with in_terminal():
-                    self._flush(self._held, min(size, len(self._held)))
-        finally:
-            self._flushing = None
+        prompt_toolkit's own way, ``in_terminal``, also gives the keyboard back to the terminal meanwhile: a Ctrl-C
+        typed at that moment would end this program, and a Ctrl-D would be lost.
+        """
+        from prompt_toolkit.application.current import get_app_or_none
 
-    def _flush(self, held: bytearray, size: int | None = None) -> None:
-        ready = bytes(held[:size])
-        del held[:size]
+        app = get_app_or_none()
+        if app is None or not app.is_running or app.is_done:
+            self._flush(size)
+            return
+        app.renderer.erase()
+        self._flush(size)
+        app.invalidate()
+
+    def _flush(self, size: int) -> None:
+        ready = bytes(self._held[:size])
+        del self._held[:size]
         if ready:
             sys.stdout.flush()
             sys.stdout.buffer.write(ready)

@@ -130,9 +130,17 @@ class Terminal:
         self._is_started = not is_new
         self._has_failed = False
         self._changed = asyncio.Event()
+        self._interrupting: set[asyncio.Future[None]] = set()
 
     async def run(self) -> int:
         """Talk until the person leaves or the session ends; return the exit status."""
+        from prompt_toolkit.application.current import get_app_session
+
+        # The whole time, so that between two prompts, too, Ctrl-C is a key and doesn't end this program.
+        with get_app_session().input.raw_mode():
+            return await self._run()
+
+    async def _run(self) -> int:
         reading = asyncio.ensure_future(self._read())
         talking = asyncio.ensure_future(self._talk())
         try:
@@ -164,7 +172,7 @@ class Terminal:
         return f"{goes_on}: `covey repl{target}` comes back, `covey stop{target}` ends it"
 
     def _say(self, text: str) -> None:
-        self._screen.write_now([note(text)])
+        self._screen.write([note(text)])
 
     # ---- the transcript
     async def _read(self) -> None:
@@ -173,13 +181,13 @@ class Terminal:
         )
         async with contextlib.aclosing(entries):
             async for entry in entries:
-                await self._take(entry)
+                self._take(entry)
         raise _Over(f"session {self._session.name} was stopped", 0)
 
     def _on_change(self, change: Change) -> None:
         if not isinstance(change, Opened):
             if not self._has_failed:
-                self._say(f"{change.error.message}: trying again")
+                self._say(f"{change.error.message}: trying again (Ctrl-D leaves)")
             self._has_failed = True
             return
         if self._has_failed:
@@ -189,11 +197,11 @@ class Terminal:
             self._head = change.head
             self._note_progress(change.cursor)
 
-    async def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry) -> None:
         event = entry.event
         was_awaited = event.cell is not None and event.cell == self._awaited
         self._cells.take(entry)
-        await self._screen.write(self._pieces(entry))
+        self._screen.write(self._pieces(entry))
         if entry.kind == "done" and was_awaited and event.status != "lost":
             self._awaited = None
         elif entry.kind == "lost":
@@ -260,7 +268,7 @@ class Terminal:
             try:
                 return await prompt.prompt_async(PS1, prompt_continuation=PS2)
             except _Interrupted:
-                self._screen.write_now([note("KeyboardInterrupt")])
+                self._screen.write([note("KeyboardInterrupt")])
                 return ""
             except EOFError:
                 raise _Detached from None
@@ -341,14 +349,13 @@ class Terminal:
 
         keyboard = get_app_session().input
         task = asyncio.current_task()
-        tasks: set[asyncio.Task[None]] = set()
+        assert task is not None
         is_leaving = False
 
         def leave() -> None:
             nonlocal is_leaving
             is_leaving = True
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
         def heed() -> None:
             presses = keyboard.read_keys()
@@ -356,22 +363,26 @@ class Terminal:
                 leave()
             for press in presses:
                 if press.key == Keys.ControlC:
-                    interrupting = asyncio.ensure_future(self._interrupt())
-                    tasks.add(interrupting)
-                    interrupting.add_done_callback(tasks.discard)
+                    self._interrupt_soon()
                 elif press.key in {Keys.ControlD, Keys.ControlBackslash}:
                     leave()
-                else:
+                elif press.key != Keys.CPRResponse:
+                    # An answer of the terminal to a prompt that is over would mislead the next one.
                     store_typeahead(keyboard, [press])
 
         try:
-            with keyboard.raw_mode(), keyboard.attach(heed):
+            with keyboard.attach(heed):
                 yield
         except asyncio.CancelledError:
-            if is_leaving and task is not None:
-                task.uncancel()
-                raise _Detached from None
-            raise
+            if not is_leaving:
+                raise
+            task.uncancel()
+            raise _Detached from None
+
+    def _interrupt_soon(self) -> None:
+        interrupting = asyncio.ensure_future(self._interrupt())
+        self._interrupting.add(interrupting)
+        interrupting.add_done_callback(self._interrupting.discard)
 
     def _new_prompt(self) -> PromptSession[str]:
         from prompt_toolkit import PromptSession

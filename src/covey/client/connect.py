@@ -309,13 +309,13 @@ def _failure_of(problem: Problem, *, has_token: bool) -> _Failure:
     error = error_of(problem)
     if problem.status == 401:
         # The hub says how requests carry a token; here is known how this program gets one.
-        error.hint = _WRONG_TOKEN_HINT if has_token else _NO_TOKEN_HINT
+        error.hint = _REFUSED_HINT if has_token else _NOTHING_SENT_HINT
     is_lost = isinstance(error, TeammateLostError) and error.maybe_executed
     return _Failure(error, problem.is_transient, is_lost or isinstance(error, ExpiredError) or problem.status == 500)
 
 
-_WRONG_TOKEN_HINT: Final = "set COVEY_TOKEN to the part after '#token=' of the URL that the hub printed"
-_NO_TOKEN_HINT: Final = f"no token of this hub was found on this machine: {_WRONG_TOKEN_HINT}"
+_REFUSED_HINT: Final = "set COVEY_TOKEN to the part after '#token=' of the URL that the hub printed"
+_NOTHING_SENT_HINT: Final = f"no token of this hub was found on this machine: {_REFUSED_HINT}"
 
 
 def _decode(body: bytes, type_: type[T]) -> T:

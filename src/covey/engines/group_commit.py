@@ -11,7 +11,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
 
 from covey.errors import CoveyError, EngineError
 
@@ -50,15 +52,12 @@ class Transactions(Protocol):
         ...
 
 
-class _Request:
-    __slots__ = ("error", "future", "result", "size_bytes", "work")
-
-    def __init__(self, work: Callable[[], object], size_bytes: int, future: asyncio.Future[Any]) -> None:
-        self.work = work
-        self.size_bytes = size_bytes
-        self.future = future
-        self.result: object = None
-        self.error: Exception | None = None
+class _Request(msgspec.Struct, eq=False):
+    work: Callable[[], object]
+    size_bytes: int
+    future: asyncio.Future[Any]
+    result: object = None
+    error: Exception | None = None
 
 
 class GroupCommit:
@@ -109,8 +108,8 @@ class GroupCommit:
                 self._handed_over.put(None)
         await asyncio.shield(self._stopped)
 
-    async def submit(self, work: Callable[[], R], *, size_bytes: int = 0) -> R:
-        """Return what ``work`` returned on the writer's thread, once that is committed.
+    def submit(self, work: Callable[[], R], size_bytes: int = 0) -> asyncio.Future[R]:
+        """Accept a request; the future gets what ``work`` returned on the writer's thread, once that is committed.
 
         Args:
             work: either raises a ``CoveyError`` before it wrote anything, or does its part of the transaction. Where
@@ -118,15 +117,15 @@ class GroupCommit:
             size_bytes: what it holds in memory, when that is much.
 
         Raises:
-            EngineError: it was not committed.
+            EngineError: the engine is not open. The future gets one when the request was not committed.
         """
         loop = self.check_open()
-        request = _Request(work, size_bytes, loop.create_future())
-        self._waiting.append(request)
+        future: asyncio.Future[R] = loop.create_future()
+        self._waiting.append(_Request(work, size_bytes, future))
         if not self._is_hand_over_due:
             self._is_hand_over_due = True
             loop.call_soon(self._hand_over)
-        return cast("R", await request.future)
+        return future
 
     def check_open(self) -> asyncio.AbstractEventLoop:
         """Return the loop on which it is open.
@@ -141,29 +140,37 @@ class GroupCommit:
     # ---- on the loop
     def _hand_over(self) -> None:
         self._is_hand_over_due = False
-        waiting = self._waiting
-        batch: list[_Request] = []
-        while waiting and self._in_flight < IN_FLIGHT_MAX and self._in_flight_bytes < IN_FLIGHT_BYTES_MAX:
-            request = waiting.popleft()
-            if not request.future.done():  # its caller was cancelled before the writer had it: it never happened
-                batch.append(request)
-                self._in_flight += 1
-                self._in_flight_bytes += request.size_bytes
+        batch = self._next_batch()
         if batch:
             self._handed_over.put(batch)
         elif self._is_closing and self._in_flight == 0:
             self._handed_over.put(None)
+
+    def _next_batch(self) -> list[_Request]:
+        """Take from those that wait what the writer may have now, first come, first served."""
+        waiting = self._waiting
+        batch: list[_Request] = []
+        room, room_bytes = IN_FLIGHT_MAX - self._in_flight, IN_FLIGHT_BYTES_MAX - self._in_flight_bytes
+        while waiting and len(batch) < room and room_bytes > 0:
+            request = waiting.popleft()
+            if not request.future.done():  # else its caller was cancelled before the writer had it: it never happened
+                batch.append(request)
+                room_bytes -= request.size_bytes
+        self._in_flight += len(batch)
+        self._in_flight_bytes = IN_FLIGHT_BYTES_MAX - room_bytes
+        return batch
 
     def _finish(self, batch: list[_Request]) -> None:
         self._in_flight -= len(batch)
         for request in batch:
             self._in_flight_bytes -= request.size_bytes
             future = request.future
-            if not future.done():
-                if request.error is None:
-                    future.set_result(request.result)
-                else:
-                    future.set_exception(request.error)
+            if future.done():  # its caller was cancelled
+                continue
+            if request.error is None:
+                future.set_result(request.result)
+            else:
+                future.set_exception(request.error)
         if self._waiting or self._is_closing:
             self._hand_over()
 
@@ -184,7 +191,7 @@ class GroupCommit:
         _call(loop, _succeed, stopped)
 
     def _take(self) -> list[_Request] | None:
-        """Return all that waits; None when it is time to end."""
+        """Return what waits, and None when it is time to end."""
         batch = self._handed_over.get()
         while batch and not self._handed_over.empty():
             more = self._handed_over.get()

@@ -29,8 +29,8 @@ _EPOCH: Final = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-def encode_records(records: Sequence[Record]) -> list[bytes]:
-    """Return the records as MessagePack, each within its limits and all of them within those of an append.
+def encode_records(records: Sequence[Record]) -> tuple[list[bytes], int]:
+    """Return the records as MessagePack and their bytes in all, each and all within the limits of an append.
 
     Raises:
         InvalidInputError: there is none, there are too many, or a text is not Unicode.
@@ -42,12 +42,13 @@ def encode_records(records: Sequence[Record]) -> list[bytes]:
         bodies = [_encode(record) for record in records]
     except UnicodeEncodeError as error:
         raise InvalidInputError("a record's kind, by or key has half of a surrogate pair") from error
-    for record, body in zip(records, bodies, strict=True):
-        if len(body) > FIELDS_BYTES_MAX:
+    size_bytes = sum(map(len, bodies))
+    if size_bytes > FIELDS_BYTES_MAX:
+        for record, body in zip(records, bodies, strict=True):
             check_size(len(record.data), DATA_BYTES_MAX, what="a record's data")
             check_size(len(body) - len(record.data), FIELDS_BYTES_MAX, what="a record's fields")
-    check_size(sum(map(len, bodies)), REQUEST_BYTES_MAX, what="an append")
-    return bodies
+        check_size(size_bytes, REQUEST_BYTES_MAX, what="an append")
+    return bodies, size_bytes
 
 
 def check_size(size_bytes: int, limit_bytes: int, *, what: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from covey.engines.limits import (
     check_epoch,
@@ -19,15 +19,17 @@ from covey.engines.limits import (
     clamp_seq,
     encode_records,
 )
-from covey.errors import EngineError, HeadMovedError, StreamClosedError, StreamNotFoundError
+from covey.errors import EngineError, HeadMovedError, KeyReusedError, StreamClosedError, StreamNotFoundError
 from covey.ports.engine import (
     DATA_BYTES_MAX,
+    ONCE_KEPT_S,
     READ_MAX,
     REQUEST_BYTES_MAX,
     Committed,
     JournalEntry,
     Lease,
     LogState,
+    Once,
     Record,
     Value,
 )
@@ -42,8 +44,17 @@ _OVERHEAD_BYTES: Final = 256
 _SWEEP_MIN: Final = 1024
 
 
+class _Appended(NamedTuple):
+    """What an append under a key gave."""
+
+    digest: bytes
+    first: int
+    last: int
+    expires_s: float
+
+
 class _Log:
-    __slots__ = ("epoch", "head", "is_ended", "records", "settings", "sizes")
+    __slots__ = ("appended", "epoch", "head", "is_ended", "records", "settings", "sizes")
 
     def __init__(self, epoch: str, settings: bytes) -> None:
         self.epoch = epoch
@@ -52,10 +63,24 @@ class _Log:
         self.sizes: list[int] = []  # of the records, in the same places
         self.head = 0
         self.is_ended = False
+        self.appended: dict[str, _Appended] = {}  # by key, in order of time
 
     @property
     def oldest(self) -> int:
         return self.head + 1 - len(self.records)
+
+    def appended_before(self, once: Once, now_s: float) -> list[int] | None:
+        """Return the numbers that the key gave before; forgets the keys that are too old."""
+        while self.appended and next(iter(self.appended.values())).expires_s <= now_s:
+            del self.appended[next(iter(self.appended))]
+        before = self.appended.get(once.key)
+        if before is None:
+            return None
+        if before.digest != once.digest:
+            raise KeyReusedError(
+                f"the key {once.key!r} was used for other records", hint="a new append needs a key of its own"
+            )
+        return list(range(before.first, before.last + 1))
 
     def state(self, name: str) -> LogState:
         return LogState(name, self.epoch, self.oldest, self.head, self.is_ended, self.settings)
@@ -124,10 +149,17 @@ class MemoryEngine:
         self._check_open()
         return [self._logs[name].state(name) for name in sorted(self._logs)]
 
-    async def append(self, name: str, records: Sequence[Record], *, expect_head: int | None = None) -> list[int]:
+    async def append(
+        self, name: str, records: Sequence[Record], *, expect_head: int | None = None, once: Once | None = None
+    ) -> list[int]:
         """See ``Engine``."""
-        sizes = [len(body) + _OVERHEAD_BYTES for body in encode_records(records)]
+        sizes = [len(body) + _OVERHEAD_BYTES for body in encode_records(records)[0]]
         log = self._log(name)
+        if once is not None:
+            check_key(once.key)
+            before = log.appended_before(once, self._clock.monotonic_s())
+            if before is not None:
+                return before
         if log.is_ended:
             raise StreamClosedError(f"the log {name!r} was ended")
         if expect_head is not None and expect_head != log.head:
@@ -139,6 +171,8 @@ class MemoryEngine:
         log.records += [Committed(seq, record) for seq, record in enumerate(records, first)]
         log.sizes += sizes
         log.head += len(records)
+        if once is not None:
+            log.appended[once.key] = _Appended(once.digest, first, log.head, self._clock.monotonic_s() + ONCE_KEPT_S)
         return list(range(first, log.head + 1))
 
     async def read_after(self, name: str, seq: int, *, limit: int) -> list[Committed]:

@@ -23,6 +23,7 @@ from covey.ports.engine import (
     JournalEntry,
     Lease,
     LogState,
+    Once,
     Record,
     Value,
 )
@@ -103,12 +104,14 @@ class SqliteEngine:
         self._writer.check_open()
         return await self._readers.run(read_logs)
 
-    async def append(self, name: str, records: Sequence[Record], *, expect_head: int | None = None) -> list[int]:
+    async def append(
+        self, name: str, records: Sequence[Record], *, expect_head: int | None = None, once: Once | None = None
+    ) -> list[int]:
         """See ``Engine``."""
-        bodies = encode_records(records)
-        return await self._writer.submit(
-            partial(self._store.append, name, bodies, expect_head), size_bytes=sum(map(len, bodies))
-        )
+        bodies, size_bytes = encode_records(records)
+        if once is not None:
+            check_key(once.key)
+        return await self._writer.submit(partial(self._store.append, name, bodies, expect_head, once), size_bytes)
 
     async def read_after(self, name: str, seq: int, *, limit: int) -> list[Committed]:
         """See ``Engine``."""
@@ -157,7 +160,7 @@ class SqliteEngine:
         """See ``Engine``."""
         check_key(key)
         check_size(len(data), DATA_BYTES_MAX, what="a value")
-        return await self._writer.submit(partial(self._store.put, key, data, expect_revision), size_bytes=len(data))
+        return await self._writer.submit(partial(self._store.put, key, data, expect_revision), len(data))
 
     async def delete(self, key: str) -> None:
         """See ``Engine``."""
@@ -182,4 +185,4 @@ class SqliteEngine:
         """See ``Engine``."""
         check_key(key)
         check_size(len(outcome), REQUEST_BYTES_MAX, what="an outcome")
-        await self._writer.submit(partial(self._store.journal_done, key, outcome), size_bytes=len(outcome))
+        await self._writer.submit(partial(self._store.journal_done, key, outcome), len(outcome))

@@ -45,7 +45,9 @@ STEPS: Final[Sequence[Step]] = (
             settings BLOB NOT NULL
         )""",
         # `body` is a `Committed` in MessagePack: the number again, and the record.
-        "CREATE TABLE records (log INTEGER, seq INTEGER, body BLOB, PRIMARY KEY (log, seq)) WITHOUT ROWID",
+        # In the order of arrival, with an index to read by: half the cost of a table that is itself in order of logs.
+        "CREATE TABLE records (log INTEGER NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL)",
+        "CREATE UNIQUE INDEX records_by_number ON records (log, seq)",
         """CREATE TABLE leases (
             key TEXT PRIMARY KEY,
             owner TEXT NOT NULL,

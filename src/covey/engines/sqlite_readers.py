@@ -31,7 +31,7 @@ _FEW: Final = REQUEST_BYTES_MAX // (DATA_BYTES_MAX + 2 * FIELDS_BYTES_MAX)
 
 # All records in one row. Python lets go of its lock around every step of SQLite and, while the loop is busy, waits to
 # get it back: one step a record would make a replay under load wait a thousand times. group_concat takes bytes as they
-# are, in the order of the primary key, by which the range is read; each body has its number in it to show that.
+# are, in the order of the index by which the range is read; each body has its number in it to show that.
 _RECORDS: Final = """
     SELECT count(*), CAST(group_concat(body, '') AS BLOB) FROM records WHERE log = ? AND seq > ? AND seq <= ?"""
 # No byte of UTF-8 is 0xFF, so what begins with the prefix sorts below the prefix with that behind it.

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from covey.engines.file_lock import FileLock
+from covey.engines.limits import clamp_seq
 from covey.engines.sqlite_errors import explain
 from covey.engines.sqlite_format import check_header, connect, migrate
-from covey.errors import EngineError, HeadMovedError, StreamClosedError, StreamNotFoundError
-from covey.ports.engine import JournalEntry, Lease, LogState
+from covey.errors import EngineError, HeadMovedError, KeyReusedError, StreamClosedError, StreamNotFoundError
+from covey.ports.engine import ONCE_KEPT_S, JournalEntry, Lease, LogState, Once
 from covey.wire.names import check_name
 
 if TYPE_CHECKING:
@@ -26,17 +28,20 @@ Durability = Literal["commit", "fsync"]
 
 # What the log file beside the database shrinks to once a burst is over.
 _JOURNAL_BYTES_MAX: Final = 64 << 20
+# 16 MiB, four times SQLite's default: a page that changes often is copied into the database less often.
+_CHECKPOINT_PAGES: Final = 4000
 _LOGS_CACHED_MAX: Final = 10_000
 _FORGET_MAX: Final = 10_000
 # At a start after which numbers might be used again, tokens and revisions jump by this much: far beyond what can have
 # been given out since the last sync.
 _GENERATION_STEP: Final = 1 << 32
-# An INSERT of so many rows, as far as they go. Python lets go of its lock around every step of SQLite and, while the
-# loop is busy, waits to get it back: a step for each row made appends under load eleven times slower.
-_INSERTS: Final = tuple(
-    (rows, "INSERT INTO records VALUES " + ", ".join(["(?, ?, ?)"] * rows)) for rows in (256, 32, 4, 1)
-)
+# INSERTs of up to so many rows; places left over are filled with NULL. Python lets go of its lock around every step of
+# SQLite and, while the loop is busy, waits to get it back: a step for each row made appends under load eleven times
+# slower.
+_INSERT: Final = "INSERT INTO records SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL"
+_INSERTS: Final = tuple((rows, _INSERT.format(", ".join(["(?, ?, ?)"] * rows))) for rows in (1, 4, 16, 64, 256))
 _COLUMNS: Final = 3
+_SPAN: Final = struct.Struct("<QQ")  # the first and the last number of an append
 _PAIR: Final = b"\x92\xcf"  # begins a MessagePack array of two of which the first is a 64-bit number: a ``Committed``
 
 LOG_STATES: Final = """
@@ -50,12 +55,12 @@ LOG_STATES: Final = """
 class _Log:
     __slots__ = ("epoch", "head", "id", "is_ended", "rows")
 
-    def __init__(self, id: int, epoch: str, head: int, *, is_ended: bool) -> None:  # noqa: A002
+    def __init__(self, id: int, epoch: str, head: int, *, is_ended: bool) -> None:
         self.id = id
         self.epoch = epoch
         self.head = head
         self.is_ended = is_ended
-        self.rows: list[int | bytes] = []  # not written yet: log, number and body, one after the other
+        self.rows: list[int | bytes | None] = []  # not written yet: log, number and body, one after the other
 
 
 class SqliteStore:
@@ -161,9 +166,15 @@ class SqliteStore:
             self._logs.pop(name, None)
         return log_state(self.connection.execute(LOG_STATES + " WHERE name = ?", (name,)).fetchone())
 
-    def append(self, name: str, bodies: Sequence[bytes], expect_head: int | None) -> list[int]:
+    def append(
+        self, name: str, bodies: Sequence[bytes], expect_head: int | None, once: Once | None = None
+    ) -> list[int]:
         """See ``Engine``. The rows are written with those of other appends, by ``_write_rows``."""
         log = self._logs.get(name) or self._load(name)
+        if once is not None:
+            before = self._appended_before(log, once)
+            if before is not None:
+                return before
         if log.is_ended:
             raise StreamClosedError(f"the log {name!r} was ended")
         head = log.head
@@ -175,6 +186,8 @@ class SqliteStore:
         for head, body in enumerate(bodies, first):
             log.rows += (log.id, head, _PAIR + head.to_bytes(8, "big") + body)
         log.head = head
+        if once is not None:
+            self._note_append(log, once, first, head)
         return list(range(first, head + 1))
 
     def trim(self, name: str, oldest: int) -> None:
@@ -182,7 +195,7 @@ class SqliteStore:
         log = self._logs.get(name) or self._load(name)
         self._write_rows()
         self.connection.execute("UPDATE logs SET head = ? WHERE id = ?", (log.head, log.id))
-        self.connection.execute("DELETE FROM records WHERE log = ? AND seq < ?", (log.id, min(oldest, log.head + 1)))
+        self.connection.execute("DELETE FROM records WHERE log = ? AND seq < ?", (log.id, clamp_seq(oldest)))
 
     def end_log(self, name: str) -> None:
         """See ``Engine``."""
@@ -264,17 +277,40 @@ class SqliteStore:
         now_s = self._now_s()
         self._is_state_dirty = True
         self.connection.execute(
-            "UPDATE journal SET outcome = ?, expires_s = ? + keep_s WHERE key = ? AND outcome IS NULL AND expires_s > ?",
+            "UPDATE journal SET outcome = ?, expires_s = ? + keep_s"
+            " WHERE key = ? AND outcome IS NULL AND expires_s > ?",
             (outcome, now_s, key, now_s),
         )
 
     # ---- within
+    def _appended_before(self, log: _Log, once: Once) -> list[int] | None:
+        found = self.connection.execute(
+            "SELECT digest, outcome FROM journal WHERE key = ? AND expires_s > ?", (_once_key(log, once), self._now_s())
+        ).fetchone()
+        if found is None:
+            return None
+        if found[0] != once.digest:
+            raise KeyReusedError(
+                f"the key {once.key!r} was used for other records", hint="a new append needs a key of its own"
+            )
+        first, last = _SPAN.unpack(found[1])
+        return list(range(first, last + 1))
+
+    def _note_append(self, log: _Log, once: Once, first: int, last: int) -> None:
+        """Keep the numbers under the key, in the transaction of the records themselves."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO journal VALUES (?, ?, 'append', ?, ?, ?)",
+            (_once_key(log, once), once.digest, _SPAN.pack(first, last), ONCE_KEPT_S, self._now_s() + ONCE_KEPT_S),
+        )
+        self._is_state_dirty = self._must_forget = True
+
     def _set_up(self) -> None:
         connection = self.connection
         # Before WAL, so that the main file itself says whose it is and of which format.
         migrate(connection, self.path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         # On macOS a plain fsync stops at the drive's cache; elsewhere this changes nothing.
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA synchronous = FULL")
@@ -313,17 +349,17 @@ class SqliteStore:
         if not self._unwritten:
             return
         # Log by log, not in the order of arrival: neighbours in the table are written together.
-        rows: list[int | bytes] = []
+        rows: list[int | bytes | None] = []
         for log in self._unwritten:
             rows += log.rows
             log.rows = []
         self._unwritten.clear()
-        done = 0
-        for count, statement in _INSERTS:
-            size = count * _COLUMNS
-            while len(rows) - done >= size:
-                self.connection.execute(statement, rows[done : done + size])
-                done += size
+        largest, _ = _INSERTS[-1]
+        for start in range(0, len(rows), largest * _COLUMNS):
+            part = rows[start : start + largest * _COLUMNS]
+            count, statement = next(insert for insert in _INSERTS if insert[0] * _COLUMNS >= len(part))
+            part += [None] * (count * _COLUMNS - len(part))
+            self.connection.execute(statement, part)
 
     def _forget_expired(self) -> None:
         self._must_forget = False
@@ -342,6 +378,11 @@ class SqliteStore:
         self._sequence += 1
         self._is_state_dirty = True
         return self._sequence
+
+
+def _once_key(log: _Log, once: Once) -> str:
+    # By the log's number and not its name: a log made anew under a name knows nothing of the old one's keys.
+    return f"append:{log.id}:{once.key}"
 
 
 def log_state(row: tuple[str, str, int, int, int, bytes]) -> LogState:

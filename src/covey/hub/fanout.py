@@ -11,13 +11,13 @@ meanwhile is one buffer. Measured in ``bench/fanout.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from covey.hub.chunks import Chunk, Chunks
 from covey.hub.representation import HEARTBEAT_SPREAD, ReadOptions, bye_block, heartbeat_block
 from covey.streams.stream import Reader, Stream
-from covey.wire.cursor import Cursor
 
 if TYPE_CHECKING:
     from covey.hub.readers import Readers
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # What a transport may hold before it asks to pause; one chunk more can be on its way.
 BUFFER_BYTES: Final = 32 << 10
-CHUNK_BYTES: Final = 32 << 10
 # Connections that are written to before others get a turn: bounds how long one event keeps the loop.
 SLICE: Final = 256
 
@@ -105,10 +104,11 @@ class Group:
         self.stream = stream
         self.options = options
         self.connections: dict[Connection, None] = {}
-        self._render = options.render
+        self.chunks: Final = Chunks(stream, options.kinds, options.render)
         self._randomness = randomness
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.Handle | None = None
+        self._is_outdated = False  # when this sweep is over, there will be more to write
         self._written_s = self._loop.time()
         self._beat = self._loop.call_at(self._next_beat_s(), self._on_beat)
         self._forget = stream.on_change(self._on_change)
@@ -122,55 +122,44 @@ class Group:
 
     def push(self, connection: Connection) -> None:
         """Write to one connection what it has not got, a chunk at a time, until it pauses or has everything."""
-        if connection.is_writable and self._has_more(connection.seq):
-            connection.write(*self._chunk_after(connection.seq))
-            if connection.is_writable and self._has_more(connection.seq):
-                self._loop.call_soon(self.push, connection)
-
-    def chunk_of(self, reader: Reader) -> tuple[int, bytes, bool]:
-        """Return the next number, the bytes up to it, and whether they are the last, of what a reader takes."""
-        items = reader.take(size_bytes=CHUNK_BYTES)
-        return reader.seq, self._render(items) if items else b"", reader.is_done
+        if connection.is_writable and self.chunks.has_after(connection.seq):
+            connection.write(self.chunks.after(connection.seq))
+            self._loop.call_soon(self.push, connection)
 
     # ---- the sweep
 
     def _on_change(self) -> None:
         if self._sweep is None:
             self._sweep = self._loop.call_soon(self._begin_sweep)
+        else:
+            self._is_outdated = True
 
     def _begin_sweep(self) -> None:
         self._forget = self.stream.on_change(self._on_change)
         self._written_s = self._loop.time()
-        self._go_on(iter(list(self.connections)), {})
+        self._is_outdated = False
+        self._go_on(iter(list(self.connections)))
 
-    def _go_on(self, waiting: Any, chunks: dict[int, tuple[int, bytes, bool]]) -> None:  # noqa: ANN401 -- an iterator
+    def _go_on(self, waiting: Iterator[Connection]) -> None:
         """Write to the next slice; connections at the same number get the very same bytes."""
         seq = -1
-        chunk: tuple[int, bytes, bool] = (0, b"", False)
+        chunk = Chunk(0, b"", is_last=False)
         count = 0
         for connection in islice(waiting, SLICE):
             count += 1
-            if not connection.is_writable:
-                continue
-            if connection.seq != seq:
-                seq = connection.seq
-                found = chunks.get(seq)
-                if found is None:
-                    found = chunks[seq] = self._chunk_after(seq)
-                chunk = found
-            connection.write(*chunk)
+            if connection.is_writable:
+                if connection.seq != seq:
+                    seq = connection.seq
+                    chunk = self.chunks.after(seq)
+                    if not chunk.is_last and self.chunks.has_after(chunk.seq):
+                        self._is_outdated = True
+                connection.write(chunk)
         if count == SLICE:
-            self._sweep = self._loop.call_soon(self._go_on, waiting, chunks)
+            self._sweep = self._loop.call_soon(self._go_on, waiting)
             return
         self._sweep = None
-        if any(self._has_more(to) for to, _, _ in chunks.values()):
+        if self._is_outdated:
             self._on_change()
-
-    def _chunk_after(self, seq: int) -> tuple[int, bytes, bool]:
-        return self.chunk_of(Reader(self.stream, Cursor(self.stream.ring.epoch, seq), self.options.kinds))
-
-    def _has_more(self, seq: int) -> bool:
-        return seq != self.stream.ring.head or self.stream.is_closed
 
     # ---- silence
 
@@ -202,13 +191,13 @@ class Connection(asyncio.Protocol):
         group.connections[self] = None
         group.fanout.entered()
         # The first batch comes from the reader itself: only it knows of a cursor that the stream does not.
-        seq, first, is_last = group.chunk_of(reader)
-        self.write(seq, head + first, is_last)
+        first = group.chunks.first(reader)
+        self.write(first._replace(data=head + first.data))
         group.push(self)
 
-    def write(self, seq: int, data: bytes, is_last: bool) -> None:  # noqa: FBT001 -- the three parts of a chunk
-        """Write what leads up to number ``seq``."""
-        self.seq = seq
+    def write(self, chunk: Chunk[bytes]) -> None:
+        """Write one step of the stream."""
+        self.seq, data, is_last = chunk
         if data:
             self.transport.write(data)
         if is_last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeVar
@@ -10,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from covey.errors import InvalidInputError, TooLargeError
+from covey.errors import ExpiredError, InvalidInputError, TooLargeError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,10 +20,16 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_BYTES_MAX: Final = 8 << 20
+# 8 MiB in this time is a slow modem; a client that needs longer keeps a place that others want.
+BODY_S: Final = 60.0
 QUERY_FIELDS_MAX: Final = 64
 HEADER_BYTES_MAX: Final = 64 << 10
 
 T = TypeVar("T")
+
+
+class SlowBodyError(ExpiredError):
+    """The body dribbled in; nobody waits for it for ever."""
 
 
 class ClientGoneError(Exception):
@@ -49,10 +56,7 @@ class Request:
         self.receive = receive
         self.is_websocket = scope["type"] == "websocket"
         self.method: str = "GET" if self.is_websocket else scope["method"]
-        path: str = scope["path"]
-        root: str = scope.get("root_path", "")
-        # A mounted app gets the whole path and the part that is its mount point; servers differ in which they strip.
-        self.path = path[len(root) :] if root and path.startswith(root) else path
+        self.path = _path_below(scope["path"], scope.get("root_path", ""))
         self.principal: str | None = None
         self._headers: dict[str, str] | None = None
         self._query: dict[str, str] | None = None
@@ -97,8 +101,16 @@ class Request:
 
         Raises:
             TooLargeError: it is over ``size_max`` bytes; found before it is read where its length is announced.
+            SlowBodyError: it did not come within ``BODY_S``.
             ClientGoneError: the client left in the middle.
         """
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self._whole_body(size_max)
+        except TimeoutError as error:
+            raise SlowBodyError(f"the request's body did not arrive within {BODY_S:g} s") from error
+
+    async def _whole_body(self, size_max: int) -> bytes:
         announced = self.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced[:20]) > size_max:
             raise _body_too_large(size_max)
@@ -183,33 +195,82 @@ def json_response(value: object, *, status: int = 200, headers: list[tuple[str, 
     return Response(status, _json_encoder.encode(value), headers=[*fixed, *(headers or [])])
 
 
-async def client_gone(request: Request) -> None:
-    """Return when the client has closed its connection."""
+async def client_gone(receive: Receive) -> None:
+    """Return when the client has closed its connection; the request was read to its end before."""
     while True:
-        message = await request.receive()
+        message = await receive()
         if message["type"] in {"http.disconnect", "websocket.disconnect"}:
             return
 
 
 class Wake:
-    """One future that several things may complete: a change, a timer, a client that left. Cheaper than tasks."""
+    """One future that several things may complete: a change, a timer, a client that left. Cheaper than tasks.
 
-    __slots__ = ("_future",)
+    A timer costs more than all the rest, so there is one for many waits: when it finds that the present wait began
+    later than it was set for, it sets itself again.
+    """
+
+    __slots__ = ("_due_s", "_future", "_loop", "_timer", "_timer_s")
 
     def __init__(self) -> None:
-        self._future: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[bool] | None = None
+        self._due_s = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
 
     def __call__(self) -> None:
         if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+            self._future.set_result(False)
 
-    async def wait(self) -> None:
-        """Return at the next call. Whoever waits looks first whether there is a need to."""
-        self._future = asyncio.get_running_loop().create_future()
+    async def silence(self, timeout_s: float | None) -> bool:
+        """Wait for the next call, and return whether none came within ``timeout_s``; None waits without end.
+
+        Whoever waits looks first whether there is a need to.
+        """
+        self._future = self._loop.create_future()
+        if timeout_s is None:
+            self._due_s = math.inf
+        else:
+            self._due_s = self._loop.time() + timeout_s
+            if self._due_s < self._timer_s:
+                self._set_timer()
         try:
-            await self._future
+            return await self._future
         finally:
             self._future = None
+
+    def close(self) -> None:
+        """Let go of the timer; to be called after the last wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_s = None, math.inf
+
+    def _set_timer(self) -> None:
+        self.close()
+        self._timer_s = self._due_s
+        self._timer = self._loop.call_at(self._due_s, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        if self._future is None or self._future.done() or self._due_s == math.inf:
+            return  # nobody waits; the next wait sets it again
+        if self._due_s > self._loop.time():
+            self._set_timer()
+        else:
+            self._future.set_result(True)
+
+
+def _path_below(path: str, root: str) -> str:
+    """Return the part of ``path`` below the place where the app is mounted, without a slash at its end.
+
+    ``root_path`` says where that is. Whether ``path`` still begins with it depends on who mounted: Starlette and
+    FastAPI leave it (as ASGI says), Litestar and proxies take it off, and Litestar puts a slash at the end.
+    """
+    root = root.rstrip("/")
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    return path[:-1] if len(path) > 1 and path.endswith("/") else path or "/"
 
 
 def _body_too_large(size_max: int) -> TooLargeError:

@@ -17,10 +17,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: TID
 EXTENSION: Final = "covey.takeover"
 # A peer that acknowledges nothing for so long is gone: a laptop that left the network says no goodbye.
 USER_TIMEOUT_MS: Final = 30_000
+# A request's line and headers must be whole by then, and within these bytes; a client that dribbles them is cut off.
+HEADER_S: Final = 20.0
+HEADER_BYTES_MAX: Final = 64 << 10
+
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 45\r\n\r\nThe request's headers may have 65,536 bytes.\n"
+)
 
 
 class TakeoverProtocol(HttpToolsProtocol):
     """One connection of covey's own server."""
+
+    _header_bytes = 0
+    _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Set what finds a dead peer, and go on as usual."""
@@ -30,10 +41,33 @@ class TakeoverProtocol(HttpToolsProtocol):
                 found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer, and go on as usual."""
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, but no more headers than anybody needs."""
+        if self._header_timer is not None:
+            self._header_bytes += len(data)
+            # One read may bring headers and a body: only what is still no whole head after it is too much.
+            super().data_received(data)
+            if self._header_timer is not None and self._header_bytes > HEADER_BYTES_MAX:
+                self._refuse_headers()
+            return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Let the request begin."""
+        self._stop_expecting()
+        super().on_headers_complete()
 
     def on_message_begin(self) -> None:
         """Offer the hand-over with each request."""
         super().on_message_begin()
+        self._expect_headers()
         self.scope["extensions"] = {EXTENSION: self.take_over}  # type: ignore[typeddict-item]
 
     def take_over(self, make: Callable[[asyncio.Transport], asyncio.Protocol]) -> bool:
@@ -54,3 +88,23 @@ class TakeoverProtocol(HttpToolsProtocol):
         self.scope = None  # type: ignore[assignment]
         self.headers = []
         return True
+
+    def _expect_headers(self) -> None:
+        if self._header_timer is None:
+            self._header_bytes = 0
+            self._header_timer = self.loop.call_later(HEADER_S, self._on_slow_headers)
+
+    def _stop_expecting(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _on_slow_headers(self) -> None:
+        self._header_timer = None
+        self.transport.close()
+
+    def _refuse_headers(self) -> None:
+        self._stop_expecting()
+        if not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()

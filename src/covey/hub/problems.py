@@ -27,7 +27,7 @@ from covey.errors import (
     TooLargeError,
     TransientError,
 )
-from covey.hub.http import Response
+from covey.hub.http import Response, SlowBodyError
 
 
 class Kind(NamedTuple):
@@ -51,6 +51,7 @@ KINDS: Final[tuple[tuple[type[CoveyError], Kind], ...]] = (
     (StreamClosedError, Kind(409, "stream-closed", "The stream has ended")),
     (HeadMovedError, Kind(412, "head-moved", "The head has moved")),
     (KeyReusedError, Kind(422, "key-reused", "The key was used for something else")),
+    (SlowBodyError, Kind(408, "slow-body", "The request did not arrive in time", is_transient=True)),
     (ExpiredError, Kind(504, "expired", "The deadline passed", is_transient=True)),
     (TeammateLostError, Kind(502, "teammate-lost", "The teammate was lost", is_transient=True)),
     (EngineError, Kind(503, "engine", "The engine could not keep it", is_transient=True)),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from covey.errors import InvalidInputError
-from covey.streams.event import Control, Item
+from covey.streams.event import Control, Item, Skipped
 from covey.wire.event_stream import encode_comment, encode_event
 
 if TYPE_CHECKING:
     from covey.hub.http import Request
-    from covey.streams.stream import Reader
+    from covey.streams.stream import Reader, Stream
 
 HEARTBEAT_S: Final = 15.0
 HEARTBEAT_RANGE_S: Final = (1.0, 300.0)
@@ -70,6 +70,18 @@ def read_options(request: Request) -> ReadOptions:
     )
 
 
+def starting_cursor(stream: Stream[Any], *, after: str | None, start: str) -> str:
+    """Return the id to read after: the one given, else the one before the oldest event, or the newest.
+
+    Raises:
+        InvalidInputError: ``start`` is neither 'start' nor 'now'. What ``after`` is shows when it is used.
+    """
+    if start not in {"start", "now"}:
+        message = f"from={start[:80]!r} is neither 'start' nor 'now'"
+        raise InvalidInputError(message)
+    return after or (stream.start if start == "start" else stream.head)
+
+
 def seconds(name: str, text: str, low: float, high: float) -> float:
     """Return a number of seconds between two bounds.
 
@@ -112,6 +124,15 @@ def bye_block(reason: str, *, return_ms: int) -> bytes:
     """Return the last block of a reader that is sent away for now, with the time to come back after."""
     data = msgspec.json.encode({"reason": reason, "retry_ms": return_ms})
     return encode_event(data, event="covey.bye", retry_ms=return_ms)
+
+
+def render_frame(items: Sequence[Item]) -> str:
+    """Return the items as the text of one WebSocket frame, a JSON array.
+
+    A position that a filter moved stands in the next event's id: there is no frame for the cursor alone.
+    """
+    shown = [item.envelope for item in items if not isinstance(item, Skipped)]
+    return (b"[" + b",".join(shown) + b"]").decode() if shown else ""
 
 
 def _render_data(items: Sequence[Item]) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from covey.errors import AuthenticationError, InvalidInputError, NameTakenError, RefusedError, StreamNotFoundError
+from covey.hub.chunks import Chunks
 from covey.hub.fanout import Fanout
 from covey.hub.http import (
     Answer,
@@ -35,10 +37,13 @@ from covey.hub.representation import (
     opening,
     opening_block,
     read_options,
+    render_frame,
     seconds,
+    starting_cursor,
 )
 from covey.ports.clock import Clock
 from covey.ports.randomness import Randomness
+from covey.streams.durable import DurableStream
 from covey.streams.event import Control, Item, Skipped, check_kind, encode_data
 from covey.streams.retention import OVERFLOWS, Overflow, Retention
 from covey.streams.stream import Draft, Reader, Stream
@@ -48,6 +53,8 @@ from covey.wire.names import check_name, check_own_name
 WAIT_MAX_S: Final = 60.0
 POLL_BYTES_MAX: Final = 1 << 20
 APPEND_EVENTS_MAX: Final = 1000
+
+T = TypeVar("T", bytes, str)
 
 
 class AppendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +81,9 @@ class StreamRoutes:
         self._readers = readers
         self._clock = clock
         self._randomness = randomness
+        self._chunks: WeakValueDictionary[tuple[Stream[Any], frozenset[str] | None, object], Chunks[Any]] = (
+            WeakValueDictionary()
+        )
         self.fanout = Fanout(readers, randomness)
 
     async def index(self, request: Request) -> Answer:
@@ -110,19 +120,20 @@ class StreamRoutes:
         """``PUT /v1/streams/{name}``: make a stream; again with the same settings is harmless."""
         check_own_name(name, what="a stream name")
         body = await request.json(CreateBody) if await _has_body(request) else CreateBody()
-        if body.durable:
-            raise InvalidInputError(
-                "this hub keeps streams in memory only", hint='create it with "durable": false, or leave that out'
-            )
         if body.overflow not in OVERFLOWS or body.overflow == "wait":
             raise InvalidInputError(
                 "overflow 'wait' is for streams with one consumer, such as a call's", hint="use 'drop' or 'latest'"
             )
         existing = self._existing(name)
         if existing is None:
-            stream = self._streams.create(name, object, retain=body.retain, overflow=body.overflow)
+            stream = self._streams.create(
+                name, object, retain=body.retain, overflow=body.overflow, durable=body.durable
+            )
+            if isinstance(stream, DurableStream):
+                await stream.open()
             return json_response(_described(stream), status=201)
-        if existing.ring.retention != body.retain or existing.overflow != body.overflow:
+        is_durable = isinstance(existing, DurableStream)
+        if (existing.ring.retention, existing.overflow, is_durable) != (body.retain, body.overflow, body.durable):
             message = f"there is a stream {name!r} already, with other settings"
             raise NameTakenError(message, hint="close it first with DELETE, or choose another name")
         return json_response(_described(existing))
@@ -130,7 +141,7 @@ class StreamRoutes:
     async def close(self, request: Request, name: str) -> Answer:  # noqa: ARG002 -- a handler
         """``DELETE /v1/streams/{name}``: end it; what it holds can still be read for a while."""
         stream = self._writable(name)
-        self._streams.end(stream.name)
+        await self._streams.end(stream.name)
         return json_response(_described(stream))
 
     # ---- live readers
@@ -139,21 +150,33 @@ class StreamRoutes:
         self,
         request: Request,
         reader: Reader,
-        options: ReadOptions,
-        deliver: Callable[[list[Item]], Awaitable[None]],
+        chunks: Chunks[T],
+        *,
+        heartbeat_s: float,
+        deliver: Callable[[T], Awaitable[None]],
         beat: Callable[[], Awaitable[None]],
     ) -> bool:
         """Deliver what the reader takes until the stream ends (True), or the client or the hub leaves (False)."""
-        async with self._live(request) as live:
-            while not live.is_over:
-                items = reader.take()
-                if items:
-                    await deliver(items)
-                    if reader.is_done:
-                        return True
-                elif await live.silence(reader, self._beat_s(options)) and not live.is_over:
-                    await beat()
+        beat_s = heartbeat_s * self._randomness.uniform(1 - HEARTBEAT_SPREAD, 1 + HEARTBEAT_SPREAD)
+        async with self._live(request, reader.stream) as live:
+            chunk = chunks.first(reader)
+            while not live.is_over():
+                if chunk.data:
+                    await deliver(chunk.data)
+                if chunk.is_last:
+                    return True
+                while not (live.is_over() or chunks.has_after(chunk.seq)):
+                    if await live.silence(beat_s) and not live.is_over():
+                        await beat()
+                chunk = chunks.after(chunk.seq)
         return False
+
+    def chunks(self, reader: Reader, kinds: frozenset[str] | None, render: Callable[[Sequence[Item]], T]) -> Chunks[T]:
+        """Return what a reader shares with others that read its stream in the same way."""
+        chunks: Chunks[T] | None = self._chunks.get((reader.stream, kinds, render))
+        if chunks is None:
+            chunks = self._chunks[reader.stream, kinds, render] = Chunks(reader.stream, kinds, render)
+        return chunks
 
     def opening(self, reader: Reader, options: ReadOptions) -> Control:
         """Return the first event of a reader."""
@@ -164,9 +187,9 @@ class StreamRoutes:
         return bye_block(reason, return_ms=self._readers.return_ms())
 
     @asynccontextmanager
-    async def _live(self, request: Request) -> AsyncGenerator[_Live]:
+    async def _live(self, request: Request, stream: Stream[Any]) -> AsyncGenerator[_Live]:
         """Count a live reader, and let it be woken by a client that leaves and a hub that drains."""
-        live = _Live(request, self._readers)
+        live = _Live(request, stream, self._readers)
         self._readers.count += 1
         forget = self._readers.on_drain(live.wake)
         try:
@@ -174,10 +197,7 @@ class StreamRoutes:
         finally:
             forget()
             self._readers.count -= 1
-            live.gone.cancel()
-
-    def _beat_s(self, options: ReadOptions) -> float:
-        return options.heartbeat_s * self._randomness.uniform(1 - HEARTBEAT_SPREAD, 1 + HEARTBEAT_SPREAD)
+            live.close()
 
     def _refused_for_now(self, request: Request) -> Answer | None:
         """Return how a live reader is sent away for now: a browser would take a 503 for final, so it gets a 200."""
@@ -204,13 +224,13 @@ class StreamRoutes:
         """Wait up to ``wait_s`` for something to tell; filtered events move the cursor and the wait goes on."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + wait_s
-        async with self._live(request) as live:
+        async with self._live(request, reader.stream) as live:
             while True:
                 items = reader.take(size_bytes=POLL_BYTES_MAX)
                 remaining_s = end_s - loop.time()
-                if live.is_over or remaining_s <= 0 or _tells_anything(items):
+                if live.is_over() or remaining_s <= 0 or _tells_anything(items):
                     return items
-                await live.silence(reader, remaining_s)
+                await live.silence(remaining_s)
 
     # ---- writing
 
@@ -256,16 +276,19 @@ class EventStreamAnswer:
         if is_head:
             await send({"type": "http.response.body", "body": b""})
             return
-        await _send_part(send, opened)
-        render = self._options.render
 
-        async def deliver(items: list[Item]) -> None:
-            await _send_part(send, render(items))
+        def deliver(blocks: bytes) -> Awaitable[None]:
+            return send({"type": "http.response.body", "body": blocks, "more_body": True})
 
-        async def beat() -> None:
-            await _send_part(send, heartbeat_block(self._reader.stream.head, self._options))
+        def beat() -> Awaitable[None]:
+            return deliver(heartbeat_block(self._reader.stream.head, options))
 
-        is_ended = await self._routes.follow(request, self._reader, self._options, deliver, beat)
+        options = self._options
+        await deliver(opened)
+        chunks = self._routes.chunks(self._reader, options.kinds, options.render)
+        is_ended = await self._routes.follow(
+            request, self._reader, chunks, heartbeat_s=options.heartbeat_s, deliver=deliver, beat=beat
+        )
         last = b"" if is_ended else self._routes.bye("draining")
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -286,53 +309,50 @@ class WebSocketAnswer:
             return
         await send({"type": "websocket.accept"})
 
-        async def deliver(items: list[Item]) -> None:
-            # A position that a filter moved stands in the next event's id; there is no frame for the cursor alone.
-            shown = [item.envelope for item in items if not isinstance(item, Skipped)]
-            if shown:
-                await send({"type": "websocket.send", "text": (b"[" + b",".join(shown) + b"]").decode()})
+        def deliver(events: str) -> Awaitable[None]:
+            return send({"type": "websocket.send", "text": events})
 
-        async def beat() -> None:
-            await deliver([heartbeat(self._reader.stream.head, now_s=0.0)])
+        def beat() -> Awaitable[None]:
+            return deliver(render_frame([heartbeat(self._reader.stream.head, now_s=0.0)]))
 
-        await deliver([self._routes.opening(self._reader, self._options)])
-        if await self._routes.follow(request, self._reader, self._options, deliver, beat):
+        options = self._options
+        await deliver(render_frame([self._routes.opening(self._reader, options)]))
+        chunks = self._routes.chunks(self._reader, options.kinds, render_frame)
+        if await self._routes.follow(
+            request, self._reader, chunks, heartbeat_s=options.heartbeat_s, deliver=deliver, beat=beat
+        ):
             await send({"type": "websocket.close", "code": 1000, "reason": "the stream ended"})
         else:
-            await deliver([Control("covey.bye", {"reason": "draining"})])
+            await deliver(render_frame([Control("covey.bye", {"reason": "draining"})]))
             await send({"type": "websocket.close", "code": 1012, "reason": "the hub is going away"})
 
 
 class _Live:
     """What ends or wakes one live reader under ASGI."""
 
-    def __init__(self, request: Request, readers: Readers) -> None:
+    def __init__(self, request: Request, stream: Stream[Any], readers: Readers) -> None:
         self.wake = Wake()
+        self._stream = stream
         self._readers = readers
-        self._is_silent = False
-        self.gone = asyncio.get_running_loop().create_task(client_gone(request))
-        self.gone.add_done_callback(lambda _: self.wake())
+        self._forget = stream.on_change(self.wake)
+        self._gone = asyncio.get_running_loop().create_task(client_gone(request.receive))
+        self._gone.add_done_callback(lambda _: self.wake())
 
-    @property
     def is_over(self) -> bool:
-        """The client has left, or the hub is leaving."""
-        return self.gone.done() or self._readers.is_draining
+        """Return whether the client has left, or the hub is leaving."""
+        return self._gone.done() or self._readers.is_draining
 
-    async def silence(self, reader: Reader, timeout_s: float) -> bool:
+    def silence(self, timeout_s: float) -> Awaitable[bool]:
         """Wait for a change, and return whether none came within ``timeout_s``."""
-        self._is_silent = False
-        forget = reader.stream.on_change(self.wake)
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._on_time)
-        try:
-            await self.wake.wait()
-        finally:
-            forget()
-            timer.cancel()
-        return self._is_silent
+        # Where nothing changed since the last wait the waker is there already, and stays there once.
+        self._forget = self._stream.on_change(self.wake)
+        return self.wake.silence(timeout_s)
 
-    def _on_time(self) -> None:
-        self._is_silent = True
-        self.wake()
+    def close(self) -> None:
+        """Let go of everything."""
+        self._forget()
+        self._gone.cancel()
+        self.wake.close()
 
 
 def _came_back(request: Request) -> bool:
@@ -341,10 +361,6 @@ def _came_back(request: Request) -> bool:
 
 def _tells_anything(items: Sequence[Item]) -> bool:
     return any(not isinstance(item, Skipped) for item in items)
-
-
-async def _send_part(send: Send, part: bytes) -> None:
-    await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _has_body(request: Request) -> bool:
@@ -364,13 +380,8 @@ async def _append_bodies(request: Request) -> list[AppendBody]:
 def _reader(request: Request, stream: Stream[Any], options: ReadOptions) -> Reader:
     """Return a reader that starts where the request says: header, else ``after``, else ``from``, else now."""
     after = request.headers.get("last-event-id") or request.query.get("after")
-    start = request.query.get("from", "now")
-    if start not in {"start", "now"}:
-        message = f"from={start[:80]!r} is neither 'start' nor 'now'"
-        raise InvalidInputError(message)
-    if not after:
-        after = stream.start if start == "start" else stream.head
-    return stream.reader(after, kinds=options.kinds)
+    cursor = starting_cursor(stream, after=after, start=request.query.get("from", "now"))
+    return stream.reader(cursor, kinds=options.kinds)
 
 
 def _preferred_wait_s(request: Request) -> float | None:
@@ -389,5 +400,6 @@ def _described(stream: Stream[Any]) -> dict[str, object]:
         "oldest": stream.oldest,
         "events": len(stream.ring),
         "bytes": stream.ring.size_bytes,
+        "durable": isinstance(stream, DurableStream),
         "ended": stream.is_closed,
     }

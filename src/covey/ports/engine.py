@@ -2,7 +2,7 @@
 
 Limits, the same for every engine: a log's name is a stream's name; keys, owners and incarnations are 1 to
 ``KEY_BYTES_MAX`` bytes of UTF-8; what is over ``DATA_BYTES_MAX`` or ``REQUEST_BYTES_MAX`` raises ``TooLargeError``,
-any other misfit ``InvalidInputError``. One conformance suite (``covey.testing.engines``) says what every engine must do.
+any other misfit ``InvalidInputError``. What every engine must do is in the checks of ``covey.testing.engines``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ REQUEST_BYTES_MAX: Final = 16 << 20
 APPEND_RECORDS_MAX: Final = 10_000
 # How many records or values one read gives, whatever limit it asks for.
 READ_MAX: Final = 10_000
+# For how long the key of an append is known.
+ONCE_KEPT_S: Final = 86_400.0
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -32,6 +34,13 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     data: bytes  # JSON
     by: str | None = None
     key: str | None = None
+
+
+class Once(msgspec.Struct, frozen=True):
+    """What makes an append harmless to repeat: a key, and what tells its records from any others."""
+
+    key: str
+    digest: bytes
 
 
 class Committed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -119,13 +128,17 @@ class Engine(Protocol):
         """Return every log, by name."""
         ...
 
-    async def append(self, name: str, records: Sequence[Record], *, expect_head: int | None = None) -> list[int]:
+    async def append(
+        self, name: str, records: Sequence[Record], *, expect_head: int | None = None, once: Once | None = None
+    ) -> list[int]:
         """Commit the records, at least one, all or none, and return their numbers, which follow the head.
 
-        Appends to one log are committed in the order in which they were called.
+        Appends to one log are committed in the order in which they were called. One that comes again under its
+        ``once`` within ``ONCE_KEPT_S`` commits nothing and returns the numbers of the first time, whatever the head.
 
         Raises:
             HeadMovedError: ``expect_head`` is given and is not the head.
+            KeyReusedError: the key of ``once`` came before with another digest.
             StreamClosedError: the log was ended.
             StreamNotFoundError: there is no such log.
         """

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -73,7 +74,7 @@ class Stream(Generic[D]):
         self.is_owned = is_owned  # written by its owner in this process alone, never by clients of a hub
         self.is_closed = False
         self._clock = clock
-        self._wakers: dict[object, Callable[[], None]] = {}
+        self._wakers: dict[Callable[[], None], None] = {}
         self._appended: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
 
     @property
@@ -135,14 +136,14 @@ class Stream(Generic[D]):
         """
         digest = b""
         if once is not None:
-            digest = _digest(drafts)
+            digest = digest_of(drafts)
             done = self._done_before(once, digest)
             if done is not None:
                 return done
         if if_head is not None:
             self.check_head(if_head)
         for draft in drafts:
-            self._check_size(draft.data)
+            self.check_size(draft.data)
         last = self.head
         for draft in drafts:
             last = self.append_now(draft.data, kind=draft.kind, by=draft.by, key=draft.key)
@@ -157,7 +158,7 @@ class Stream(Generic[D]):
         if self.is_closed:
             message = f"the stream {self.name!r} has ended"
             raise StreamClosedError(message)
-        self._check_size(data)
+        self.check_size(data)
         seq = self.ring.head + 1
         now_s = self._clock.wall_s()
         entry = Entry(seq, f"{self.ring.epoch}.{seq}", now_s, kind, data, by, key)
@@ -214,32 +215,29 @@ class Stream(Generic[D]):
         data = msgspec.json.decode(entry.data, type=cast("type[D]", self.data))
         return Event(entry.id, entry.time_s, entry.kind, data, by=entry.by, key=entry.key)
 
+    async def end(self) -> None:
+        """End the stream for good, once that is kept where the stream is kept. See ``close``."""
+        self.close()
+
     def close(self) -> None:
-        """End the stream for good: readers get what is left, then the end. Closing twice is harmless."""
+        """End the stream here: readers get what is left, then the end. Closing twice is harmless."""
         if not self.is_closed:
             self.is_closed = True
             self._wake()
 
     def on_change(self, waker: Callable[[], None]) -> Callable[[], None]:
-        """Call ``waker`` once, at the next append or the end; return what takes that back."""
-        token = object()
-        self._wakers[token] = waker
+        """Call ``waker`` once, at the next append or the end, however often it was given; return what takes it back."""
+        self._wakers[waker] = None
+        return partial(self._forget, waker)
 
-        def forget() -> None:
-            self._wakers.pop(token, None)
-
-        return forget
-
-    def _check_size(self, data: bytes) -> None:
+    def check_size(self, data: bytes) -> None:
+        """Raise ``TooLargeError`` when the data is over the limit of an event."""
         if len(data) > EVENT_BYTES_MAX:
             message = f"an event may have {EVENT_BYTES_MAX} bytes of data, this one has {len(data)}"
             raise TooLargeError(message, limit_bytes=EVENT_BYTES_MAX)
 
     def _done_before(self, once: str, digest: bytes) -> str | None:
-        if not (1 <= len(once) <= _KEY_CHARACTERS_MAX and once.isascii() and once.isprintable()):
-            message = f"an idempotency key is 1 to {_KEY_CHARACTERS_MAX} printable ASCII characters"
-            raise InvalidInputError(message)
-        before = self._appended.get(once)
+        before = self._appended.get(check_once(once))
         if before is None:
             return None
         if before[0] != digest:
@@ -250,8 +248,11 @@ class Stream(Generic[D]):
     def _wake(self) -> None:
         if self._wakers:
             wakers, self._wakers = self._wakers, {}
-            for waker in wakers.values():
+            for waker in wakers:
                 waker()
+
+    def _forget(self, waker: Callable[[], None]) -> None:
+        self._wakers.pop(waker, None)
 
 
 class Reader:
@@ -340,9 +341,22 @@ class Reader:
         return shown
 
 
-def _digest(drafts: Sequence[Draft]) -> bytes:
+def digest_of(drafts: Sequence[Draft]) -> bytes:
+    """Return what tells these drafts from any others."""
     digest = hashlib.blake2b(digest_size=16)
     for draft in drafts:
         for part in (draft.kind.encode(), draft.data, (draft.key or "").encode("utf-8", "surrogatepass")):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()
+
+
+def check_once(key: str) -> str:
+    """Return an idempotency key when it is one.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if 1 <= len(key) <= _KEY_CHARACTERS_MAX and key.isascii() and key.isprintable():
+        return key
+    message = f"an idempotency key is 1 to {_KEY_CHARACTERS_MAX} printable ASCII characters"
+    raise InvalidInputError(message)

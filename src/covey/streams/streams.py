@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from covey.errors import NameTakenError, RefusedError, StreamNotFoundError
+from covey.errors import InvalidInputError, NameTakenError, RefusedError, StreamNotFoundError
 from covey.ports.system import SystemClock, SystemRandomness
+from covey.streams.durable import DurableStream, restore
 from covey.streams.retention import Overflow, Retention
 from covey.streams.ring import Ring
 from covey.streams.stream import Stream
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from covey.ports.clock import Clock
+    from covey.ports.engine import Engine
     from covey.ports.randomness import Randomness
 
 D = TypeVar("D")
@@ -31,6 +34,7 @@ class Streams:
     """Streams by name; usable alone, without a team.
 
     Args:
+        engine: keeps durable streams; entered and left with the block.
         streams_max: how many streams there may be at once.
         ended_kept_s: for how long a stream that ended can still be read.
         clock: where time comes from.
@@ -39,26 +43,41 @@ class Streams:
 
     def __init__(
         self,
+        engine: Engine | None = None,
         *,
         streams_max: int = 100_000,
         ended_kept_s: float = 3600.0,
         clock: Clock | None = None,
         randomness: Randomness | None = None,
     ) -> None:
+        self.engine = engine
         self.streams_max = streams_max
         self.ended_kept_s = ended_kept_s
         self.clock: Clock = clock or SystemClock()
         self.randomness: Randomness = randomness or SystemRandomness()
         self._by_name: dict[str, Stream[Any]] = {}
         self._ended: dict[str, float] = {}  # in order of their ends
+        self._chores: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Self:
+        if self.engine is not None:
+            await self.engine.open()
+            try:
+                await self._restore(self.engine)
+            except BaseException:
+                await self.engine.close()
+                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        durable = [stream for stream in self._by_name.values() if isinstance(stream, DurableStream)]
+        await asyncio.gather(*(stream.settle() for stream in durable))
         self.close()
+        if self.engine is not None:
+            await asyncio.gather(*self._chores, return_exceptions=True)
+            await self.engine.close()
 
     def stream(
         self,
@@ -68,6 +87,7 @@ class Streams:
         *,
         retain: Retention | None = None,
         overflow: Overflow = "drop",
+        durable: bool = False,
         is_owned: bool = False,
     ) -> Stream[D]:
         """Return the stream of that name, made now if there is none.
@@ -78,16 +98,19 @@ class Streams:
             retain: what it keeps, when it is made now.
             overflow: what gives way when it is full, when it is made now: ``drop`` lets the oldest go, ``latest`` keeps
                 the newest event of each key.
+            durable: the engine keeps it, and readers see only what is committed; when it is made now.
             is_owned: only this program appends to it, no client of a hub; when it is made now.
 
         Raises:
-            InvalidInputError: the name or the retention is malformed.
+            InvalidInputError: the name or the retention is malformed, or there is no engine for a durable stream.
             RefusedError: there are ``streams_max`` streams already.
         """
         found = self._by_name.get(name)
-        return (
-            found if found is not None else self.create(name, data, retain=retain, overflow=overflow, is_owned=is_owned)
-        )
+        if found is not None:
+            if found.data is object:  # restored from the engine, or made for a client: nobody knew its type
+                found.data = data
+            return found
+        return self.create(name, data, retain=retain, overflow=overflow, durable=durable, is_owned=is_owned)
 
     def create(
         self,
@@ -97,6 +120,7 @@ class Streams:
         *,
         retain: Retention | None = None,
         overflow: Overflow = "drop",
+        durable: bool = False,
         is_owned: bool = False,
     ) -> Stream[D]:
         """Make a stream; see ``stream``.
@@ -115,7 +139,11 @@ class Streams:
             raise RefusedError(message, retry_after_s=5.0, hint="close streams that are no longer used")
         epoch = self.randomness.token(EPOCH_LENGTH)
         ring = Ring(epoch, (retain or Retention()).checked(), latest=overflow == "latest")
-        stream = Stream(name, ring, data, clock=self.clock, overflow=overflow, is_owned=is_owned)
+        if durable:
+            replaces = isinstance(existing, DurableStream)
+            stream: Stream[D] = self._durable(name, ring, data, overflow, is_owned=is_owned, is_replacing=replaces)
+        else:
+            stream = Stream(name, ring, data, clock=self.clock, overflow=overflow, is_owned=is_owned)
         self._by_name[name] = stream
         self._ended.pop(name, None)
         return stream
@@ -135,13 +163,13 @@ class Streams:
         """Return the streams whose names match, by name."""
         return [self._by_name[name] for name in sorted(self._by_name) if fnmatchcase(name, glob)]
 
-    def end(self, name: str) -> None:
+    async def end(self, name: str) -> None:
         """End the stream. It can be read for ``ended_kept_s`` more; one made later under the name begins a new epoch.
 
         Raises:
             StreamNotFoundError: there is none.
         """
-        self.get(name).close()
+        await self.get(name).end()
         self._ended[name] = self.clock.monotonic_s()
         self._forget_ended()
 
@@ -153,7 +181,30 @@ class Streams:
             if now_s - ended_s < self.ended_kept_s and len(self._ended) <= ENDED_MAX:
                 return
             del self._ended[name]
-            del self._by_name[name]
+            if isinstance(self._by_name.pop(name), DurableStream) and self.engine is not None:
+                chore = asyncio.ensure_future(self.engine.delete_log(name))
+                self._chores.add(chore)
+                chore.add_done_callback(self._chores.discard)
+
+    def _durable(
+        self, name: str, ring: Ring, data: Callable[..., D], overflow: Overflow, *, is_owned: bool, is_replacing: bool
+    ) -> DurableStream[D]:
+        if self.engine is None:
+            raise InvalidInputError(
+                f"{name!r} cannot be durable: there is no engine here", hint="make it with Streams(engine=…)"
+            )
+        if overflow != "drop":
+            raise InvalidInputError(f"a durable stream keeps what comes, it cannot have overflow {overflow!r}")
+        return DurableStream(
+            name, ring, data, engine=self.engine, clock=self.clock, is_owned=is_owned, is_replacing=is_replacing
+        )
+
+    async def _restore(self, engine: Engine) -> None:
+        for state in await engine.logs():
+            epoch = self.randomness.token(EPOCH_LENGTH)
+            stream = self._by_name[state.name] = await restore(engine, state.name, epoch=epoch, clock=self.clock)
+            if stream.is_closed:
+                self._ended[state.name] = self.clock.monotonic_s()
 
     def close(self) -> None:
         """End all streams."""

@@ -1,1 +1,1 @@
-"""The test kit, shipped: given clocks, seeded randomness, and the suites that adapters must pass."""
+"""Test kit for programs built on covey and for other implementations of its ports. Needs no test framework."""

@@ -1,18 +1,16 @@
-"""A clock that stands still until it is moved."""
+"""Time that a test moves."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 
 class ManualClock:
-    """A ``Clock`` for tests: both readings move by ``advance`` alone.
+    """A clock that stands still until it is told how much time passes; see ``ports.clock.Clock``."""
 
-    Args:
-        wall_s: where the wall clock starts, in seconds since 1970.
-    """
-
-    def __init__(self, *, wall_s: float = 1_764_000_000.0) -> None:
-        self._monotonic_s = 0.0
-        self._wall_s = wall_s
+    def __init__(self, *, monotonic_s: float = 1000.0, wall_s: float | None = None) -> None:
+        self._monotonic_s = monotonic_s
+        self._wall_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp() if wall_s is None else wall_s
 
     def monotonic_s(self) -> float:
         """See ``Clock``."""
@@ -23,9 +21,12 @@ class ManualClock:
         return self._wall_s
 
     def advance(self, seconds: float) -> None:
-        """Let this much time pass."""
+        """Let time pass.
+
+        Raises:
+            ValueError: ``seconds`` is negative.
+        """
         if seconds < 0:
-            message = f"time does not go back, not even by {-seconds} s"
-            raise ValueError(message)
+            raise ValueError(f"time does not go back: {seconds}")
         self._monotonic_s += seconds
         self._wall_s += seconds
