@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import resource
+import select
 import signal
 import statistics
 import subprocess
@@ -36,7 +37,7 @@ BURST: Final = 16
 AHEAD: Final = 1024
 # Latency is taken at ten thousand deliveries a second in all.
 DELIVERIES_PER_S: Final = 10_000
-LATENCY_PUBLICATIONS: Final = 30
+LATENCY_PUBLICATIONS: Final = 50
 # Beside stalled readers 200 events a second flow to each of the others, in ten publications.
 FLOW: Final = (10, 20)
 # What the ring holds by default; a ring that is full grows no more, so that all growth seen after is the readers'.
@@ -98,6 +99,7 @@ class Figures:
 
     single_per_s: list[float] = field(default_factory=list)
     single_cpu_us: list[float] = field(default_factory=list)
+    single_joined: list[float] = field(default_factory=list)
     joined_per_s: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
@@ -125,6 +127,10 @@ class Running:
         assert self._client.stdin is not None
         self._client.stdin.write(text + "\n")
         self._client.stdin.flush()
+
+    def has_answered(self, *, timeout_s: float) -> bool:
+        """Wait for the answer to the order that was begun, and return whether it is there."""
+        return bool(select.select([self._client.stdout], [], [], timeout_s)[0])
 
     def answer(self) -> Numbers:
         """Return the answer to the order that was begun.
@@ -218,6 +224,7 @@ def measure(server: Server, program: Path, figures: Figures, *, readers: int) ->
         latency = run.order(f"rate {max(1, DELIVERIES_PER_S // readers)} {LATENCY_PUBLICATIONS} 1")
     figures.reader_kib.append(reader_kib)
     figures.single_per_s.append(single["events"] / single["s"])
+    figures.single_joined.append(single["events"] / single["reads"])
     figures.joined_per_s.append(joined["events"] / joined["s"])
     figures.p50_ms.append(latency["p50_ms"])
     figures.p99_ms.append(latency["p99_ms"])
@@ -232,8 +239,9 @@ def measure_connect(server: Server, program: Path, figures: Figures, *, readers:
 def measure_stalled(server: Server, program: Path, *, readers: int, seconds: float) -> Numbers:
     """Let a tenth of the readers stop reading while events flow, and see what that costs.
 
-    The ring is full before, so that what grows is what the stalled readers are kept for. Then they read on: each must
-    get all there is, after a word about what is gone.
+    The ring is full before, so that what grows is what the stalled readers are kept for. In the end events come in
+    bursts until those that the stalled readers stand at have left the ring. Then they read on: each must get all there
+    is, after a word about what is gone.
     """
     stalled = max(1, readers // 10)
     per_second, batch = FLOW
@@ -243,12 +251,14 @@ def measure_stalled(server: Server, program: Path, *, readers: int, seconds: flo
         run.order(f"rate {per_second} {per_second} {batch}")
         run.order(f"stall {stalled}")
         before_kib = most_kib = run.rss_kib
-        run.begin(f"rate {per_second} {round(seconds * per_second)} {batch}")
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            time.sleep(0.2)
-            most_kib = max(most_kib, run.rss_kib)
-        run.answer()
+        for order in (
+            f"rate {per_second} {round(seconds * per_second)} {batch}",
+            f"burst {RING_EVENTS * 3} {BURST} {AHEAD}",
+        ):
+            run.begin(order)
+            while not run.has_answered(timeout_s=0.2):
+                most_kib = max(most_kib, run.rss_kib)
+            run.answer()
         after = run.order("resume")
     if after["caught_up"] < stalled:
         raise BrokenError(f"{after['caught_up']} of {stalled} stalled readers got on")
@@ -282,6 +292,7 @@ def row(server: Server, figures: Figures, limit: Figures, stalled: Numbers | Non
         "server": server.name,
         "single events/s": round(statistics.median(figures.single_per_s)),
         "of limit": beside(figures.single_per_s, limit.single_per_s),
+        "events a read": statistics.median(figures.single_joined),
         "time a delivery, of limit's": beside(figures.single_cpu_us, limit.single_cpu_us),
         f"bursts of {BURST}, events/s": round(statistics.median(figures.joined_per_s)),
         "of limit's": beside(figures.joined_per_s, limit.joined_per_s),
@@ -292,6 +303,7 @@ def row(server: Server, figures: Figures, limit: Figures, stalled: Numbers | Non
         "KiB a reader": statistics.median(figures.reader_kib),
         "5,000 connected s": statistics.median(figures.connect_s) if figures.connect_s else None,
         "KiB a stalled reader": stalled and stalled["growth"],
+        "stalled readers told of a gap": stalled and f"{stalled['gaps']} of {stalled['stalled']}",
     }
 
 
@@ -336,9 +348,10 @@ def main() -> None:
         return
     print(title)
     for found in rows:
-        print("\n" + "\n".join(f"{name:<32} {value if isinstance(value, str | None) else f'{value:,.4g}' if isinstance(value, float) else f'{value:,}'}" for name, value in found.items()))
-    for name, numbers in stalled.items():
-        print(f"\n{name}: {numbers['stalled']} stalled readers were told of {numbers['gaps']} gaps")
+        print(f"\n{found['server']}")
+        for name, value in list(found.items())[1:]:
+            if value is not None:
+                print(f"    {name:<32} {value:,.4g}" if isinstance(value, float) else f"    {name:<32} {value}")
 
 
 if __name__ == "__main__":

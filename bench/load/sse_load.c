@@ -50,7 +50,7 @@ static Reader *readers;
 static int reader_count, stalled_count, answered_count, poller, control = -1, port;
 static const char *path, *control_name;
 static char headers[4096], *buffer;
-static uint64_t delivered, newest, last_received;
+static uint64_t delivered, newest, last_received, reads;
 static uint64_t *late;
 static size_t late_count, late_max;
 static uint64_t published; /* when this program publishes by itself */
@@ -136,7 +136,9 @@ static int poll_once(int timeout_ms) {
         Reader *reader = found[i].data.ptr;
         ssize_t size = read(reader ? reader->fd : control, buffer, BUFFER_BYTES);
         if (size > 0) {
-            if (reader) take_data(reader, buffer, (size_t)size);
+            if (!reader) continue;
+            reads++;
+            take_data(reader, buffer, (size_t)size);
         } else if (size == 0 || (errno != EAGAIN && errno != EINTR)) {
             if (!reader) fail("the control connection was closed");
             epoll_ctl(poller, EPOLL_CTL_DEL, reader->fd, NULL);
@@ -227,7 +229,7 @@ static void burst(int count, int batch, int ahead) {
     uint64_t each = (uint64_t)(reader_count - stalled_count), wanted = (uint64_t)count * each, told = 0;
     uint64_t begin = last_received = now();
     int left = count;
-    delivered = 0;
+    delivered = reads = 0;
     if (!is_http()) tell("burst %d %d %d\n", count, batch, ahead);
     while (delivered < wanted && is_waiting(begin)) {
         uint64_t seen = delivered / each;
@@ -243,8 +245,9 @@ static void burst(int count, int batch, int ahead) {
         }
         poll_once(100);
     }
-    printf("{\"events\": %llu, \"wanted\": %llu, \"s\": %.4f, \"broken\": %d}\n", (unsigned long long)delivered,
-           (unsigned long long)wanted, (double)(last_received - begin) / 1e9, broken_count());
+    printf("{\"events\": %llu, \"wanted\": %llu, \"s\": %.4f, \"broken\": %d, \"reads\": %llu}\n",
+           (unsigned long long)delivered, (unsigned long long)wanted, (double)(last_received - begin) / 1e9,
+           broken_count(), (unsigned long long)reads);
 }
 
 static int by_value(const void *left, const void *right) {

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from covey.engines.memory import MemoryEngine
 from covey.engines.sqlite import SqliteEngine
 from covey.errors import EngineError
-from covey.ports.engine import Record
+from covey.ports.engine import Once, Record
 from covey.testing.clock import ManualClock
 from covey.testing.engines import EngineCheck, EngineSubject, check_engine, engine_checks
 
@@ -59,14 +59,18 @@ async def test_all_checks_run_one_after_the_other_on_one_storage(tmp_path: Path)
 
 
 class _RepeatsNumbers(MemoryEngine):
-    async def append(self, name: str, records: object, *, expect_head: int | None = None) -> list[int]:
-        numbers = await super().append(name, records, expect_head=expect_head)  # type: ignore[arg-type]
+    async def append(
+        self, name: str, records: Sequence[Record], *, expect_head: int | None = None, once: Once | None = None
+    ) -> list[int]:
+        numbers = await super().append(name, records, expect_head=expect_head, once=once)
         return [1 for _ in numbers]
 
 
 class _LosesRecords(MemoryEngine):
-    async def append(self, name: str, records: object, *, expect_head: int | None = None) -> list[int]:
-        numbers = await super().append(name, records, expect_head=expect_head)  # type: ignore[arg-type]
+    async def append(
+        self, name: str, records: Sequence[Record], *, expect_head: int | None = None, once: Once | None = None
+    ) -> list[int]:
+        numbers = await super().append(name, records, expect_head=expect_head, once=once)
         await self.trim(name, numbers[-1])
         return numbers
 
@@ -110,7 +114,9 @@ async def test_a_full_memory_engine_refuses_and_goes_on_once_there_is_room() -> 
     assert [found.seq for found in await engine.read_after("a", 0, limit=9)] == [1, 2]
     await engine.trim("a", 3)
     assert await engine.append("a", [record, record]) == [3, 4]
+    await engine.append("a", [Record(1.0, "k", b"")], once=Once("key", b"digest"))
     await engine.delete_log("a")
+    assert engine._bytes == 0
     assert await engine.put("k", b"x" * 90_000) == 1
     await engine.close()
 

@@ -17,6 +17,7 @@ from tests.serving import Events, open_events, until
 import covey
 from covey.errors import LocalProtocolError
 from covey.interop.django import sse_response as django_sse_response
+from covey.interop.shutdown import Shutdown
 from covey.interop.starlette import sse_response
 
 
@@ -191,22 +192,34 @@ async def test_an_iterator_that_breaks_cuts_the_connection_and_is_logged(server:
 
 
 @pytest.mark.requirement("interop.response.shutdown")
-async def test_shutdown_ends_streams_and_iterators_with_a_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    readers = interop_app.shutdown.readers
-    async with in_loop(interop_app.app) as client:
-        async with open_events(client, "/news") as stream, open_events(client, "/ticks") as iterator:
-            assert (await anext(stream)).event == "covey.open"
-            assert (await anext(iterator)).data == "first"
-            assert readers.count == 2
-            interop_app.shutdown.begin()
-            monkeypatch.setattr(readers, "is_draining", True)  # undone after the test, for those that follow
-            for events in (stream, iterator):
-                bye = await anext(events)
-                assert (bye.event, bye.retry) == ("covey.bye", json.loads(bye.data)["retry_ms"])
-                with pytest.raises(StopAsyncIteration):
-                    await anext(events)
-        assert (readers.count, interop_app.running) == (0, [])
-    readers.is_draining = False
+async def test_shutdown_ends_streams_and_iterators_with_a_time_to_come_back() -> None:
+    shutdown = Shutdown()
+    app = FastAPI()
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        return sse_response(interop_app.news, start="start", shutdown=shutdown)
+
+    @app.get("/iterator")
+    async def iterator() -> Response:
+        return sse_response(interop_app.ticks(), shutdown=shutdown)
+
+    await interop_app.news.append("kept")
+    async with (
+        in_loop(app) as client,
+        open_events(client, "/stream") as on_stream,
+        open_events(client, "/iterator") as on_iterator,
+    ):
+        assert (await anext(on_stream)).event == "covey.open"
+        assert (await anext(on_iterator)).data == "first"
+        assert shutdown.readers.count == 2
+        shutdown.begin()
+        for events in (on_stream, on_iterator):
+            bye = await anext(event async for event in events if event.event == "covey.bye")
+            assert bye.retry == json.loads(bye.data)["retry_ms"]
+            with pytest.raises(StopAsyncIteration):
+                await anext(events)
+        assert (shutdown.readers.count, interop_app.running) == (0, [])
 
 
 @pytest.mark.requirement("interop.response.disconnect")

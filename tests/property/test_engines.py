@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from covey.engines.memory import MemoryEngine
 from covey.engines.sqlite import SqliteEngine
 from covey.errors import CoveyError
-from covey.ports.engine import Engine, JournalEntry, Lease, Record, Value
+from covey.ports.engine import ONCE_KEPT_S, Engine, JournalEntry, Lease, Once, Record, Value
 from covey.testing.clock import ManualClock
 
 R = TypeVar("R")
@@ -33,8 +33,9 @@ R = TypeVar("R")
 NAMES = st.sampled_from(["a", "a.b", "ada.out", "Z"])
 KEYS = st.sampled_from(["k", "k/1", "k/2", "é", "call:1"])
 OWNERS = st.sampled_from(["ada", "bob"])
-SECONDS = st.sampled_from([0.5, 2.0, 5.0])
+SECONDS = st.sampled_from([0.5, 2.0, 5.0, ONCE_KEPT_S])
 NUMBERS = st.integers(-2, 12) | st.sampled_from([1 << 63, -(1 << 70), 10**30])
+ONCES = st.builds(Once, KEYS, st.sampled_from([b"", b"d"]))
 RECORDS = st.builds(
     Record,
     st.floats(allow_nan=False),
@@ -77,9 +78,9 @@ class Engines(RuleBasedStateMachine):
     def open_log(self, name: str, epoch: str) -> None:
         self.both(lambda engine: engine.open_log(name, epoch=epoch, settings=epoch.encode()))
 
-    @rule(name=NAMES, records=st.lists(RECORDS, max_size=4), expect_head=st.none() | NUMBERS)
-    def append(self, name: str, records: list[Record], expect_head: int | None) -> None:
-        self.both(lambda engine: engine.append(name, records, expect_head=expect_head))
+    @rule(name=NAMES, records=st.lists(RECORDS, max_size=4), expect_head=st.none() | NUMBERS, once=st.none() | ONCES)
+    def append(self, name: str, records: list[Record], expect_head: int | None, once: Once | None) -> None:
+        self.both(lambda engine: engine.append(name, records, expect_head=expect_head, once=once))
 
     @rule(appends=st.lists(st.tuples(NAMES, st.lists(RECORDS, min_size=1, max_size=2)), max_size=6))
     def append_at_once(self, appends: list[tuple[str, list[Record]]]) -> None:

@@ -22,6 +22,7 @@ from covey.engines.limits import (
 from covey.errors import EngineError, HeadMovedError, KeyReusedError, StreamClosedError, StreamNotFoundError
 from covey.ports.engine import (
     DATA_BYTES_MAX,
+    FIELDS_BYTES_MAX,
     ONCE_KEPT_S,
     READ_MAX,
     REQUEST_BYTES_MAX,
@@ -69,10 +70,16 @@ class _Log:
     def oldest(self) -> int:
         return self.head + 1 - len(self.records)
 
-    def appended_before(self, once: Once, now_s: float) -> list[int] | None:
-        """Return the numbers that the key gave before; forgets the keys that are too old."""
+    def forget_keys(self, now_s: float) -> int:
+        """Forget the keys of appends that are too old, and return how many bytes that frees."""
+        freed_bytes = 0
         while self.appended and next(iter(self.appended.values())).expires_s <= now_s:
-            del self.appended[next(iter(self.appended))]
+            key = next(iter(self.appended))
+            freed_bytes += _key_bytes(key, self.appended.pop(key).digest)
+        return freed_bytes
+
+    def appended_before(self, once: Once) -> list[int] | None:
+        """Return the numbers that the key gave before."""
         before = self.appended.get(once.key)
         if before is None:
             return None
@@ -157,7 +164,9 @@ class MemoryEngine:
         log = self._log(name)
         if once is not None:
             check_key(once.key)
-            before = log.appended_before(once, self._clock.monotonic_s())
+            check_size(len(once.digest), FIELDS_BYTES_MAX, what="a digest")
+            self._bytes -= log.forget_keys(self._clock.monotonic_s())
+            before = log.appended_before(once)
             if before is not None:
                 return before
         if log.is_ended:
@@ -166,7 +175,7 @@ class MemoryEngine:
             raise HeadMovedError(
                 f"the head of {name!r} is {log.head}, not {expect_head}", head=f"{log.epoch}.{log.head}"
             )
-        self._take(sum(sizes))
+        self._take(sum(sizes) + (_key_bytes(once.key, once.digest) if once is not None else 0))
         first = log.head + 1
         log.records += [Committed(seq, record) for seq, record in enumerate(records, first)]
         log.sizes += sizes
@@ -200,7 +209,8 @@ class MemoryEngine:
         self._check_open()
         log = self._logs.pop(name, None)
         if log is not None:
-            self._bytes -= sum(log.sizes) + len(log.settings) + _OVERHEAD_BYTES
+            keys_bytes = sum(_key_bytes(key, appended.digest) for key, appended in log.appended.items())
+            self._bytes -= sum(log.sizes) + keys_bytes + len(log.settings) + _OVERHEAD_BYTES
 
     async def acquire(self, key: str, owner: str, *, ttl_s: float) -> Lease | None:
         """See ``Engine``."""
@@ -343,6 +353,10 @@ class MemoryEngine:
         for key in [key for key in self._journal if self._kept(key) is None]:
             self._forget(key)
         self._sweep_at = max(_SWEEP_MIN, 2 * (len(self._leases) + len(self._journal)))
+
+
+def _key_bytes(key: str, digest: bytes) -> int:
+    return len(key) + len(digest) + _OVERHEAD_BYTES
 
 
 def _entry_bytes(entry: JournalEntry) -> int:

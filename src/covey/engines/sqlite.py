@@ -17,6 +17,7 @@ from covey.engines.sqlite_store import Durability, SqliteStore
 from covey.errors import EngineError
 from covey.ports.engine import (
     DATA_BYTES_MAX,
+    FIELDS_BYTES_MAX,
     READ_MAX,
     REQUEST_BYTES_MAX,
     Committed,
@@ -111,6 +112,7 @@ class SqliteEngine:
         bodies, size_bytes = encode_records(records)
         if once is not None:
             check_key(once.key)
+            check_size(len(once.digest), FIELDS_BYTES_MAX, what="a digest")
         return await self._writer.submit(partial(self._store.append, name, bodies, expect_head, once), size_bytes)
 
     async def read_after(self, name: str, seq: int, *, limit: int) -> list[Committed]:

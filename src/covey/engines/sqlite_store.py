@@ -382,7 +382,8 @@ class SqliteStore:
 
 def _once_key(log: _Log, once: Once) -> str:
     # By the log's number and not its name: a log made anew under a name knows nothing of the old one's keys.
-    return f"append:{log.id}:{once.key}"
+    # No caller's key has a NUL in it, so none can be taken for one of these.
+    return f"\0append:{log.id}:{once.key}"
 
 
 def log_state(row: tuple[str, str, int, int, int, bytes]) -> LogState:

@@ -53,16 +53,15 @@ class Chunks(Generic[T]):
         items = reader.take(size_bytes=CHUNK_BYTES)
         return Chunk(reader.seq, self._render(items), reader.is_done)
 
-    def after(self, seq: int) -> Chunk[T]:
-        """Return the step of a reader at number ``seq``."""
-        if self._head != self._ring.head or self._is_closed != self.stream.is_closed or len(self._known) > _KNOWN_MAX:
-            self._head, self._is_closed = self._ring.head, self.stream.is_closed
+    def after(self, seq: int) -> Chunk[T] | None:
+        """Return the step of a reader at number ``seq``, None when there is nothing to take."""
+        head, is_closed = self._ring.head, self.stream.is_closed
+        if seq == head and not is_closed:
+            return None
+        if self._head != head or self._is_closed != is_closed or len(self._known) > _KNOWN_MAX:
+            self._head, self._is_closed = head, is_closed
             self._known.clear()
         chunk = self._known.get(seq)
         if chunk is None:
             chunk = self._known[seq] = self.first(Reader(self.stream, Cursor(self._ring.epoch, seq), self._kinds))
         return chunk
-
-    def has_after(self, seq: int) -> bool:
-        """Return whether there is a step to take at number ``seq``."""
-        return seq != self._ring.head or self.stream.is_closed

@@ -122,8 +122,9 @@ class Group:
 
     def push(self, connection: Connection) -> None:
         """Write to one connection what it has not got, a chunk at a time, until it pauses or has everything."""
-        if connection.is_writable and self.chunks.has_after(connection.seq):
-            connection.write(self.chunks.after(connection.seq))
+        chunk = self.chunks.after(connection.seq) if connection.is_writable else None
+        if chunk is not None:
+            connection.write(chunk)
             self._loop.call_soon(self.push, connection)
 
     # ---- the sweep
@@ -143,7 +144,7 @@ class Group:
     def _go_on(self, waiting: Iterator[Connection]) -> None:
         """Write to the next slice; connections at the same number get the very same bytes."""
         seq = -1
-        chunk = Chunk(0, b"", is_last=False)
+        chunk: Chunk[bytes] | None = None
         count = 0
         for connection in islice(waiting, SLICE):
             count += 1
@@ -151,9 +152,10 @@ class Group:
                 if connection.seq != seq:
                     seq = connection.seq
                     chunk = self.chunks.after(seq)
-                    if not chunk.is_last and self.chunks.has_after(chunk.seq):
+                    if chunk is not None and chunk.seq != self.stream.ring.head:
                         self._is_outdated = True
-                connection.write(chunk)
+                if chunk is not None:
+                    connection.write(chunk)
         if count == SLICE:
             self._sweep = self._loop.call_soon(self._go_on, waiting)
             return

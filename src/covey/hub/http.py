@@ -235,10 +235,7 @@ class Wake:
             self._due_s = self._loop.time() + timeout_s
             if self._due_s < self._timer_s:
                 self._set_timer()
-        try:
-            return await self._future
-        finally:
-            self._future = None
+        return await self._future
 
     def close(self) -> None:
         """Let go of the timer; to be called after the last wait."""

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from covey.errors import AuthenticationError, InvalidInputError, NameTakenError, RefusedError, StreamNotFoundError
-from covey.hub.chunks import Chunks
+from covey.hub.chunks import Chunk, Chunks
 from covey.hub.fanout import Fanout
 from covey.hub.http import (
     Answer,
@@ -159,16 +159,18 @@ class StreamRoutes:
         """Deliver what the reader takes until the stream ends (True), or the client or the hub leaves (False)."""
         beat_s = heartbeat_s * self._randomness.uniform(1 - HEARTBEAT_SPREAD, 1 + HEARTBEAT_SPREAD)
         async with self._live(request, reader.stream) as live:
-            chunk = chunks.first(reader)
-            while not live.is_over():
-                if chunk.data:
-                    await deliver(chunk.data)
-                if chunk.is_last:
-                    return True
-                while not (live.is_over() or chunks.has_after(chunk.seq)):
-                    if await live.silence(beat_s) and not live.is_over():
-                        await beat()
-                chunk = chunks.after(chunk.seq)
+            chunk: Chunk[T] | None = chunks.first(reader)
+            seq = reader.seq
+            while not live.is_over:
+                if chunk is not None:
+                    seq = chunk.seq
+                    if chunk.data:
+                        await deliver(chunk.data)
+                    if chunk.is_last:
+                        return True
+                elif await live.silence(beat_s) and not live.is_over:
+                    await beat()
+                chunk = chunks.after(seq)
         return False
 
     def chunks(self, reader: Reader, kinds: frozenset[str] | None, render: Callable[[Sequence[Item]], T]) -> Chunks[T]:
@@ -228,7 +230,7 @@ class StreamRoutes:
             while True:
                 items = reader.take(size_bytes=POLL_BYTES_MAX)
                 remaining_s = end_s - loop.time()
-                if live.is_over() or remaining_s <= 0 or _tells_anything(items):
+                if live.is_over or remaining_s <= 0 or _tells_anything(items):
                     return items
                 await live.silence(remaining_s)
 
@@ -338,8 +340,9 @@ class _Live:
         self._gone = asyncio.get_running_loop().create_task(client_gone(request.receive))
         self._gone.add_done_callback(lambda _: self.wake())
 
+    @property
     def is_over(self) -> bool:
-        """Return whether the client has left, or the hub is leaving."""
+        """The client has left, or the hub is leaving."""
         return self._gone.done() or self._readers.is_draining
 
     def silence(self, timeout_s: float) -> Awaitable[bool]:

@@ -22,6 +22,7 @@ from covey.errors import (
     EngineError,
     HeadMovedError,
     InvalidInputError,
+    KeyReusedError,
     StreamClosedError,
     StreamNotFoundError,
     TooLargeError,
@@ -34,6 +35,7 @@ from covey.ports.engine import (
     REQUEST_BYTES_MAX,
     Committed,
     Engine,
+    Once,
     Record,
 )
 
@@ -239,6 +241,42 @@ async def _conditional(subject: EngineSubject) -> None:
         )
         _equal([answer for answer in answers if not isinstance(answer, HeadMovedError)], [[2]])
         _equal(len(await _read_all(engine, name)), 2)
+
+
+@_check("log.append-once")
+async def _append_once(subject: EngineSubject) -> None:
+    async with subject.engine() as engine:
+        name, other = await _log(engine, subject.name("once")), await _log(engine, subject.name("once-other"))
+        once = Once("key ü", b"digest")
+        _equal(await engine.append(name, _records("a", "b"), once=once), [1, 2])
+        _equal(await engine.append(name, _records("c")), [3])
+        _equal(await engine.append(name, _records("a", "b"), once=once, expect_head=0), [1, 2])
+        await _raises(KeyReusedError, engine.append(name, _records("x"), once=Once("key ü", b"another")))
+        _equal(await engine.append(other, _records("x"), once=Once("key ü", b"another")), [1])
+        answers = await asyncio.gather(*(engine.append(name, _records("d"), once=Once("k", b"")) for _ in range(20)))
+        _equal(answers, [[4]] * 20)
+        await engine.end_log(name)
+        _equal(await engine.append(name, _records("a", "b"), once=once), [1, 2])
+        await engine.delete_log(other)
+        await _log(engine, other)
+        _equal(await engine.append(other, _records("z"), once=Once("key ü", b"third")), [1])
+        refused = Once("refused", b"")
+        await _raises(HeadMovedError, engine.append(other, _records("a"), once=refused, expect_head=7))
+        _equal(await engine.append(other, _records("a"), once=refused), [2])
+        await _raises(InvalidInputError, engine.append(other, _records("a"), once=Once("", b"")))
+
+
+@_check("log.append-once-over-a-restart", needs_durability=True)
+async def _append_once_over_a_restart(subject: EngineSubject) -> None:
+    name, once = subject.name("once-restart"), Once("k", b"digest")
+    async with subject.engine() as engine:
+        await _log(engine, name)
+        _equal(await engine.append(name, _records("a"), once=once), [1])
+    async with subject.engine() as engine:
+        state = await engine.open_log(name, epoch="again", settings=b"")
+        _equal(state.head, 1)
+        _equal(await engine.append(name, _records("a"), once=once), [1])
+        _equal(len(await _read_all(engine, name)), 1)
 
 
 @_check("log.ended")
