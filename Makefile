@@ -16,7 +16,7 @@ LOCK := pyproject.toml constraints.txt
 CODE := $(wildcard src tests scripts bench examples)
 STATIC := check-ruff check-format check-mypy check-basedpyright check-imports
 
-.PHONY: help up test wheel-venv bench soak lint format wheel lock clean chromium $(STATIC)
+.PHONY: help up test wheel-venv bench soak lint format wheel lock clean test-tools $(STATIC)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ help: ## list these targets
 up: $(BASE) ## run a hub in the foreground; ARGS="--port 8000" goes to `covey serve`
 	@exec $(BIN)/covey serve $(ARGS)
 
-test: $(DEV) chromium ## lint, check types and imports, build the wheel and run all tests against it
+test: $(DEV) test-tools ## lint, check types and imports, build the wheel and run all tests against it
 	@$(MAKE) -j2 --keep-going --output-sync=target $(STATIC) wheel-venv
 	.venv-wheel/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
@@ -68,8 +68,8 @@ check-basedpyright:
 check-imports:
 	@$(BIN)/lint-imports --no-cache --no-logo
 
-chromium:
-	@scripts/chromium.sh
+test-tools:
+	@scripts/test_tools.sh
 
 # What users install is what the tests test: an environment with the wheel in it and no way to see src/.
 wheel-venv: wheel

@@ -1,8 +1,8 @@
 """How fast one stream reaches many readers: covey beside a bare uvloop protocol, other Python servers and nchan.
 
 A load client in C (`load/sse_load.c`) holds the readers and checks that each of them gets every event once and in
-order; a server that loses or repeats one fails the run. Events are published inside the server's process, but for nchan,
-which is published to by HTTP. Where there are two cores the server has one and the client the other.
+order; a server that loses or repeats one fails the run. Events are published inside the server's process; only nchan is
+published to by HTTP. Where there are two cores the server has one and the client the other.
 
 Rounds go through all servers in turn, and a ratio to the limit is taken within its round: on a shared machine ratios of
 one round say more than rates do. `time a delivery` is the server's own processor time, which neighbours disturb least.
@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,9 +81,7 @@ APT: Final = "Debian: apt install libnginx-mod-nchan nginx-light"
 SERVERS: Final = (
     Server(LIMIT, "raw_uvloop", single=300, joined=200),
     Server("covey native", "covey_hub", ("native",), STREAM, BEARER, single=300, joined=200, is_bounded=True),
-    Server(
-        "nchan", "nchan", needs=("/usr/lib/nginx/modules/ngx_nchan_module.so", APT), single=300, joined=20
-    ),
+    Server("nchan", "nchan", needs=("/usr/lib/nginx/modules/ngx_nchan_module.so", APT), single=300, joined=20),
     Server("uvicorn, raw ASGI", "uvicorn_raw", ("single",), single=150),
     Server("covey ASGI", "covey_hub", ("asgi",), STREAM, BEARER, single=150, joined=60, is_bounded=True),
     Server("uvicorn, raw ASGI, joined", "uvicorn_raw", ("joined",), single=150, joined=60),
@@ -130,6 +127,7 @@ class Running:
 
     def has_answered(self, *, timeout_s: float) -> bool:
         """Wait for the answer to the order that was begun, and return whether it is there."""
+        assert self._client.stdout is not None
         return bool(select.select([self._client.stdout], [], [], timeout_s)[0])
 
     def answer(self) -> Numbers:
@@ -312,7 +310,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--readers", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=0.25, help="how long some readers are stalled; 0 for not at all")
+    parser.add_argument(
+        "--minutes", type=float, default=0.25, help="how long some readers are stalled; 0 for not at all"
+    )
     parser.add_argument("--rush", type=int, default=5000, help="readers whose connecting is timed; 0 for none")
     parser.add_argument("--only", action="append", default=[], metavar="SERVER", help="measure this beside the limit")
     options = parser.parse_args()
@@ -339,7 +339,7 @@ def main() -> None:
                 )
     rows = [row(server, figures[server.name], figures[LIMIT], stalled.get(server.name)) for server in servers]
     title = (
-        f"Fan-out to {options.readers:,} readers, events of about 200 B, medians (and ranges) of {options.rounds} rounds;"
+        f"Fan-out to {options.readers:,} readers, events of about 200 B, medians (ranges) of {options.rounds} rounds;"
         f" {options.minutes:g} min with a tenth of the readers stalled;"
         f" load average of the machine {min(loads):.1f}-{max(loads):.1f}, of which the run itself makes about 2"
     )

@@ -37,4 +37,4 @@ def chromium() -> str:
         path = shutil.which(name)
         if path is not None:
             return path
-    pytest.fail("no Chromium on the PATH; `make chromium` installs it or says how", pytrace=False)
+    pytest.fail("no Chromium on the PATH; `make test-tools` installs it or says how", pytrace=False)

@@ -7,7 +7,6 @@ import asyncio
 import uvloop
 from aiohttp import web
 from aiohttp_sse import sse_response
-
 from bench.servers.asgi import Queues
 from bench.servers.control import BACKLOG, Publisher, announce, listen
 

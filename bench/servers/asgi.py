@@ -8,7 +8,6 @@ from typing import Any
 
 import uvicorn
 import uvloop
-
 from bench.servers.control import Publish, Publisher, announce, listen
 
 Message = MutableMapping[str, Any]

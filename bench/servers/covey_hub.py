@@ -1,10 +1,11 @@
-"""covey's hub with everything on: ids, retention, filters, heartbeats, a token. `native` adds its own start's fast path."""
+"""covey's hub with everything on: ids, retention, filters, heartbeats, a token. `native` adds the fast path."""
 
 from __future__ import annotations
 
 import sys
 
 from bench.servers import asgi
+
 from covey.hub.app import Hub
 from covey.hub.auth import Outside
 from covey.hub.fanout import SLICE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import uvloop
-
 from bench.servers.control import Publisher, announce, block, listen
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from covey.streams.streams import Streams
 from covey.team.members import Spawn, Spawned, Team
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import uvicorn
 
     from covey.hub.http import ASGIApp
@@ -213,6 +216,11 @@ def _server(hub: Hub, settings: Settings, *, on_started: Callable[[], None]) -> 
 
     class Server(uvicorn.Server):
         """uvicorn, with a word to the readers before connections are closed."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a signal handler
+            # uvicorn would send the signal again once it has served, which ends the program before its sessions.
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)

@@ -91,9 +91,10 @@ def test_a_session_outlives_the_terminal_and_replays_what_was_missed(state_folde
         assert "demo" in covey(env, "ps", "--port", port).stdout
         rows = json.loads(covey(env, "ps", "--port", port, "--json").stdout)
         assert "demo" in json.dumps(rows)
+        code = "x = 2\nfor n in range(3):\n    print(n * x)\n\nx\n"
         piped = subprocess.run(
-            [*COVEY, "repl", "--plain", "--port", port], env=env, input="x = 2\nfor n in range(3):\n    print(n * x)\n\nx\n",
-            capture_output=True, text=True, timeout=30, check=False,
+            [*COVEY, "repl", "--plain", "--port", port],
+            env=env, input=code, capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         assert (piped.returncode, piped.stdout, piped.stderr) == (0, "0\n2\n4\n2\n", "")
         assert covey(env, "stop", "--port", port, "demo").returncode == 0

@@ -17,7 +17,7 @@ from covey.errors import (
     StreamClosedError,
 )
 from covey.ports.engine import Once, Record
-from covey.streams.durable import TRIM_EVENTS
+from covey.streams.durable import TRIM_EVENTS, DurableStream
 from covey.streams.retention import Retention
 from covey.streams.stream import Draft
 from covey.streams.streams import Streams
@@ -119,7 +119,8 @@ async def test_a_restart_finds_every_event_under_its_id(tmp_path: Path) -> None:
 async def test_a_restart_finds_streams_that_are_empty_or_ended(tmp_path: Path) -> None:
     async with Streams(SqliteEngine(tmp_path / "covey.db")) as streams:
         empty = streams.stream("empty", object, durable=True)
-        assert isinstance(await empty.open(), type(None))  # type: ignore[attr-defined]
+        assert isinstance(empty, DurableStream)
+        await empty.open()
         ended = streams.stream("ended", object, durable=True)
         await ended.append("last")
         await streams.end("ended")
@@ -171,7 +172,8 @@ async def test_what_left_the_retention_is_trimmed_from_the_log(tmp_path: Path) -
         stream = streams.stream("log", object, durable=True, retain=Retention(events=10))
         for _ in range(3):
             await stream.append_all([Draft("a", b"1")] * TRIM_EVENTS)
-        await stream.settle()  # type: ignore[attr-defined]
+        assert isinstance(stream, DurableStream)
+        await stream.settle()
         (state,) = await engine.logs()
     assert state.head == 3 * TRIM_EVENTS
     assert state.oldest > 2 * TRIM_EVENTS

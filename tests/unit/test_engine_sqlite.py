@@ -82,13 +82,31 @@ asyncio.run(main())
 # ---- durability
 
 
+def note_another_boot(path: Path) -> None:
+    """Let the file say that it was last open before the machine went down."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE state SET boot = 'an earlier one'")
+        connection.commit()
+
+
+@pytest.mark.requirement("engine.sqlite.epoch")
+@pytest.mark.parametrize("durability", ["commit", "fsync"])
+async def test_a_killed_process_costs_no_epoch(tmp_path: Path, durability: Durability) -> None:
+    path = tmp_path / "covey.db"
+    in_a_child(DIE_UNCLEAN, path, durability, check=False)
+    async with opened(path, durability=durability) as engine:
+        assert await with_a_log(engine, epoch="two") == "one"
+        assert await payloads(engine) == [b'"x"']
+
+
 @pytest.mark.requirement("engine.sqlite.epoch")
 @pytest.mark.parametrize(("durability", "epoch"), [("commit", "two"), ("fsync", "one")])
-async def test_an_unclean_end_begins_a_new_epoch_unless_every_commit_was_synced(
+async def test_a_machine_that_went_down_begins_a_new_epoch_unless_every_commit_was_synced(
     tmp_path: Path, durability: Durability, epoch: str
 ) -> None:
     path = tmp_path / "covey.db"
     in_a_child(DIE_UNCLEAN, path, durability, check=False)
+    note_another_boot(path)
     # The durability that counts is that of the run that died.
     async with opened(path, durability="commit" if durability == "fsync" else "fsync") as engine:
         assert await with_a_log(engine, epoch="two") == epoch
@@ -102,6 +120,7 @@ async def test_an_unclean_end_begins_a_new_epoch_unless_every_commit_was_synced(
 async def test_a_log_that_was_not_opened_after_the_crash_gets_its_new_epoch_later(tmp_path: Path) -> None:
     path = tmp_path / "covey.db"
     in_a_child(DIE_UNCLEAN, path, "commit", check=False)
+    note_another_boot(path)
     async with opened(path) as engine:
         assert await with_a_log(engine, "other", epoch="o") == "o"
     async with opened(path) as engine:
@@ -120,6 +139,7 @@ async def test_a_clean_end_keeps_the_epoch(tmp_path: Path) -> None:
 async def test_tokens_and_revisions_jump_ahead_of_all_that_a_crash_may_have_lost(tmp_path: Path) -> None:
     path = tmp_path / "covey.db"
     token, revision = map(int, in_a_child(DIE_UNCLEAN, path, "commit", check=False).stdout.split())
+    note_another_boot(path)
     clock = ManualClock()
     async with opened(path, clock=clock) as engine:
         assert await engine.acquire("k", "bob", ttl_s=2.0) is None  # a restart never shortens a lease

@@ -62,7 +62,7 @@ class SqliteEngine:
     Args:
         path: the file; made when there is none. One process holds it at a time.
         durability: what an acknowledgement outlives: ``commit`` the process, however it dies; ``fsync`` also the
-            machine. After an unclean end under ``commit`` logs begin new epochs, since their last numbers may be gone.
+            machine. When the machine went down under ``commit``, logs begin new epochs: their last numbers may be gone.
         clock: measures leases and how long journal entries are kept, while the file is open.
         readers: how many reads run at once.
     """

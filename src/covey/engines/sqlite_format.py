@@ -68,6 +68,8 @@ STEPS: Final[Sequence[Step]] = (
         "CREATE INDEX journal_by_expiry ON journal (expires_s)",
         "CREATE INDEX leases_by_expiry ON leases (expires_s)",
     ),
+    # `boot` names the run of the machine in which the last start was: what a killed process wrote is still there in it.
+    ("ALTER TABLE state ADD COLUMN boot TEXT NOT NULL DEFAULT ''",),
 )
 
 

@@ -70,11 +70,13 @@ class SqliteStore:
         path: the file; its folder must exist.
         durability: ``commit`` survives the death of the process, ``fsync`` that of the machine.
         clock: measures leases and how long journal entries are kept.
+        boot: names this run of the machine; empty where it has no name.
     """
 
-    def __init__(self, path: Path, durability: Durability, clock: Clock) -> None:
+    def __init__(self, path: Path, durability: Durability, clock: Clock, *, boot: str | None = None) -> None:
         self.path = path
         self.durability = durability
+        self._boot = boot_id() if boot is None else boot
         self._clock = clock
         self._lock: FileLock | None = None
         self._logs: dict[str, _Log] = {}
@@ -319,18 +321,20 @@ class SqliteStore:
 
     def _start(self) -> None:
         """Take over from the last run, and note, synced, that this one has begun: until it ends it may be lost."""
-        generation, is_clean, durability, sequence, time_s = self.connection.execute(
-            "SELECT generation, is_clean, durability, sequence, time_s FROM state"
+        generation, is_clean, durability, sequence, time_s, boot = self.connection.execute(
+            "SELECT generation, is_clean, durability, sequence, time_s, boot FROM state"
         ).fetchone()
-        if not is_clean and durability != "fsync":
+        # A killed process leaves what it committed with the system; only a machine that went down can have lost it.
+        is_same_boot = bool(boot) and boot == self._boot
+        if not is_clean and durability != "fsync" and not is_same_boot:
             generation += 1
             sequence = max(sequence, generation * _GENERATION_STEP)
         self._generation = generation
         self._sequence = sequence
         self._started_s = self._clock.monotonic_s() - time_s
         self.connection.execute(
-            "UPDATE state SET generation = ?, is_clean = 0, durability = ?, sequence = ?",
-            (generation, self.durability, sequence),
+            "UPDATE state SET generation = ?, is_clean = 0, durability = ?, sequence = ?, boot = ?",
+            (generation, self.durability, sequence, self._boot),
         )
 
     def _load(self, name: str) -> _Log:
@@ -384,6 +388,14 @@ def _once_key(log: _Log, once: Once) -> str:
     # By the log's number and not its name: a log made anew under a name knows nothing of the old one's keys.
     # No caller's key has a NUL in it, so none can be taken for one of these.
     return f"\0append:{log.id}:{once.key}"
+
+
+def boot_id() -> str:
+    """Return what names this run of the machine, or nothing where the system does not say (elsewhere than on Linux)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def log_state(row: tuple[str, str, int, int, int, bytes]) -> LogState:

@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: TID253 -- loaded by the server's start alone
 
@@ -52,12 +52,10 @@ class TakeoverProtocol(HttpToolsProtocol):
         """Take bytes, but no more headers than anybody needs."""
         if self._header_timer is not None:
             self._header_bytes += len(data)
-            # One read may bring headers and a body: only what is still no whole head after it is too much.
-            super().data_received(data)
-            if self._header_timer is not None and self._header_bytes > HEADER_BYTES_MAX:
-                self._refuse_headers()
-            return
         super().data_received(data)
+        # One read may bring headers and a body: only what is still no whole head after it is too much.
+        if self._header_timer is not None and self._header_bytes > HEADER_BYTES_MAX:
+            self._refuse_headers()
 
     def on_headers_complete(self) -> None:
         """Let the request begin."""
@@ -68,7 +66,8 @@ class TakeoverProtocol(HttpToolsProtocol):
         """Offer the hand-over with each request."""
         super().on_message_begin()
         self._expect_headers()
-        self.scope["extensions"] = {EXTENSION: self.take_over}  # type: ignore[typeddict-item]
+        extensions: dict[str, Any] = {EXTENSION: self.take_over}
+        self.scope["extensions"] = extensions
 
     def take_over(self, make: Callable[[asyncio.Transport], asyncio.Protocol]) -> bool:
         """Give the connection to another protocol, for good; False when that cannot be done any more.
@@ -76,7 +75,7 @@ class TakeoverProtocol(HttpToolsProtocol):
         It cannot while a request is incomplete, or when others were sent behind it.
         """
         transport, cycle = self.transport, self.cycle
-        if cycle is None or cycle.more_body or cycle.response_started or self.pipeline or transport.is_closing():
+        if cycle.more_body or cycle.response_started or self.pipeline or transport.is_closing():
             return False
         self._unset_keepalive_if_required()
         self.connections.discard(self)

@@ -278,7 +278,7 @@ def encode_event(
     data: bytes,
     *,
     event: str | None = None,
-    id: str | None = None,  # noqa: A002 - the field is called so
+    id: str | None = None,
     retry_ms: int | None = None,
 ) -> bytes:
     """Return the block of one event.
@@ -306,7 +306,7 @@ def encode_event(
     return b"%bdata: %b\n\n" % (head, data)
 
 
-def encode_id_only(id: str) -> bytes:  # noqa: A002 - the field is called so
+def encode_id_only(id: str) -> bytes:
     """Return a block that moves the reader's last event id and dispatches nothing.
 
     Raises:
