@@ -33,6 +33,7 @@ class Terminal:
             stderr=slave,
             env={**env, "TERM": "xterm-256color"},
             start_new_session=True,
+            preexec_fn=_own_terminal,  # noqa: PLW1509 -- no other thread runs in a test
         )
         os.close(slave)
         self._raw = b""
@@ -88,3 +89,8 @@ class Terminal:
         if b"\x1b[6n" in data:  # a program may ask where the cursor is; a terminal answers
             os.write(self._master, b"\x1b[1;1R")
         return bool(data)
+
+
+def _own_terminal() -> None:
+    """Make the pseudo terminal the new session's own, so that Ctrl-C typed into it is a signal."""
+    ioctl(0, termios.TIOCSCTTY, 0)

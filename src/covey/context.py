@@ -1,4 +1,7 @@
-"""What travels with a call by itself. Here so far: who calls."""
+"""What travels with a call by itself: who calls, until when an answer is of use, under which key, and who repeats it.
+
+The time is the caller's to read: everything here is given instants and never asks a clock.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,34 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+import msgspec
+
 _principal: Final[ContextVar[str | None]] = ContextVar("covey.principal", default=None)
+
+FOREVER_S: Final = float("inf")
+
+
+class Scope(msgspec.Struct, frozen=True, gc=False):
+    """What the code that runs now was allowed by whoever called it.
+
+    Args:
+        deadline_s: the instant (monotonic) after which nobody waits for the result any more.
+        is_repeated: a policy around this code repeats it when it fails, so a policy inside makes one attempt only:
+            stacked retries multiply.
+        key: the idempotency key of this work, the same for each attempt.
+        attempt: which attempt of its policy this is, counted from 1.
+    """
+
+    deadline_s: float = FOREVER_S
+    is_repeated: bool = False
+    key: str | None = None
+    attempt: int = 1
+
+
+OPEN_SCOPE: Final = Scope()
+
+# Read and set directly by the policy, which does so for each call; others use the functions below.
+scope_variable: Final[ContextVar[Scope]] = ContextVar("covey.scope", default=OPEN_SCOPE)
 
 
 def current_principal() -> str | None:
@@ -23,3 +53,37 @@ def acting_for(principal: str | None) -> Generator[None]:
         yield
     finally:
         _principal.reset(token)
+
+
+def current_scope() -> Scope:
+    """Return what holds for the code that runs now; ``OPEN_SCOPE`` in code that no policy carries."""
+    return scope_variable.get()
+
+
+def remaining_s(*, now_s: float) -> float:
+    """Return how long a result is still waited for; infinite without a deadline, negative after it."""
+    return scope_variable.get().deadline_s - now_s
+
+
+@contextmanager
+def until(deadline_s: float) -> Generator[None]:
+    """Give the calls in the body this deadline, or keep the one around it if that is earlier."""
+    outer = scope_variable.get()
+    token = scope_variable.set(msgspec.structs.replace(outer, deadline_s=min(deadline_s, outer.deadline_s)))
+    try:
+        yield
+    finally:
+        scope_variable.reset(token)
+
+
+@contextmanager
+def detached() -> Generator[None]:
+    """Run the body, and the tasks it starts, without the deadline, key and policy around it.
+
+    For work that a call begins and does not wait for: a task inherits the deadline of the call that started it.
+    """
+    token = scope_variable.set(OPEN_SCOPE)
+    try:
+        yield
+    finally:
+        scope_variable.reset(token)

@@ -68,6 +68,37 @@ class HubUnreachableError(TransientError):
     """No hub answers at the address."""
 
 
+class UnavailableError(TransientError):
+    """A policy did not let the call out, so it never ran: asking now would be of no use, or would do harm.
+
+    ``target`` names whom it was for and ``reason`` is one of ``circuit_open`` (too much failed lately),
+    ``asked_to_wait`` (it named a time that is too far off), ``queue_full`` (too many wait already) and ``too_late``
+    (not enough time remains).
+    """
+
+    def __init__(
+        self, message: str, *, target: str, reason: str, retry_after_s: float | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, hint=hint)
+        self.target = target
+        self.reason = reason
+
+
+class TimedOutError(CoveyError, TimeoutError):
+    """No result came within the time that a policy or ``covey.timeout`` gave.
+
+    ``maybe_executed`` says whether the call may have had an effect.
+    """
+
+    def __init__(self, message: str, *, maybe_executed: bool, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.maybe_executed = maybe_executed
+
+
+class StreamCutError(CoveyError):
+    """A stream of items ended without the item that says it is complete."""
+
+
 class AuthenticationError(CoveyError):
     """The hub does not know this token, or it may not do this."""
 

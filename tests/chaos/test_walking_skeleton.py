@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,7 +106,7 @@ def test_a_session_outlives_the_terminal_and_replays_what_was_missed(state_folde
             left.wait_for("1000)\n")
             family = children.children(recursive=True)
             assert family
-            hub.process.send_signal(signal.SIGINT)
+            hub.type("\x03")
             assert hub.wait_closed() == 0
         assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         assert "drained" in hub.shown
