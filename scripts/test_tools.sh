@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the tests drive beside Python: Debian's Chromium, curl, strace. Never skipped: what is missing is installed or said.
+# What the tests drive beside Python: Debian's Chromium, curl, openssl, strace. Never skipped: what is missing is installed or said.
 set -euo pipefail
 missing=()
 found=
@@ -7,7 +7,7 @@ for name in chromium chromium-browser google-chrome; do
     if command -v "$name" >/dev/null; then found=yes; fi
 done
 [[ $found ]] || missing+=(chromium)
-for name in curl strace; do
+for name in curl openssl strace; do
     command -v "$name" >/dev/null || missing+=("$name")
 done
 if [[ ${#missing[@]} == 0 ]]; then exit 0; fi

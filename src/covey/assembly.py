@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         port: port to listen on; 0 takes a free one.
         state_folder: where the hub's state lies; the hub's own is a folder of it, named by the port.
         insecure: listen on an address that others reach, without TLS.
+        tls_cert: a PEM file with the certificate and its chain; the hub then speaks TLS itself.
+        tls_key: the PEM file of its key, where that is another one.
         public_url: the URL that clients outside use, when a proxy stands before the hub.
         origins: other sites whose pages may use the hub.
         grace_s: how long a shutdown waits for what runs.
@@ -52,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     public_url: str | None = None
     origins: frozenset[str] = frozenset()
     grace_s: float = 5.0
@@ -70,8 +74,9 @@ class Status(msgspec.Struct, frozen=True):
 class Running:
     """A hub that listens."""
 
-    def __init__(self, hub: Hub, *, host: str, port: int, token: str, token_path: Path) -> None:
-        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    def __init__(self, hub: Hub, *, host: str, port: int, token: str, token_path: Path, is_tls: bool) -> None:
+        scheme = "https" if is_tls else "http"
+        self.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         self.port = port
         self.token_path = token_path
         self._hub = hub
@@ -139,9 +144,12 @@ async def run(settings: Settings, *, on_ready: Callable[[Running], None] | None 
         engine = SqliteEngine(folder / "covey.db", clock=clock)
         async with Streams(engine, clock=clock, randomness=randomness) as streams:
             team = Team(streams, kinds={"repl": _spawn_repl(streams)})
-            outside = outside_of(settings.host, port, public_url=settings.public_url, origins=settings.origins)
+            is_tls = settings.tls_cert is not None
+            outside = outside_of(
+                settings.host, port, public_url=settings.public_url, origins=settings.origins, is_tls=is_tls
+            )
             hub = Hub(streams=streams, team=team, token=token, outside=outside, clock=clock, randomness=randomness)
-            running = Running(hub, host=host, port=port, token=token, token_path=folder / "token")
+            running = Running(hub, host=host, port=port, token=token, token_path=folder / "token", is_tls=is_tls)
             server = _server(hub, settings, on_started=lambda: on_ready(running) if on_ready else None)
             try:
                 await server.serve(sockets=[listener])
@@ -176,11 +184,12 @@ def _spawn_repl(streams: Streams) -> Spawn:
 
 
 def _check_exposure(settings: Settings) -> None:
-    if settings.host in LOOPBACK or settings.insecure:
+    if settings.host in LOOPBACK or settings.insecure or settings.tls_cert is not None:
         return
     raise StartError(
         f"{settings.host} can be reached from other machines, and the hub speaks plain HTTP",
-        hint="listen on 127.0.0.1 behind a proxy with TLS, or say --insecure if the network is yours alone",
+        hint="give it a certificate with --tls-cert, or listen on 127.0.0.1 behind a proxy that has one, "
+        "or say --insecure if the network is yours alone",
     )
 
 
@@ -232,19 +241,31 @@ def _server(hub: Hub, settings: Settings, *, on_started: Callable[[], None]) -> 
             await super().shutdown(sockets=sockets)
             await hub.fanout.wait_closed(timeout_s=settings.grace_s)
 
-    config = uvicorn.Config(
+    try:
+        config = _config(hub, settings, http=TakeoverProtocol)
+        config.load()
+    except OSError as error:  # ssl.SSLError is one: a file that is missing, or no certificate, or another's key
+        raise StartError(f"cannot use the certificate {str(settings.tls_cert)!r}: {error}") from error
+    return Server(config)
+
+
+def _config(hub: Hub, settings: Settings, *, http: type[asyncio.Protocol]) -> uvicorn.Config:
+    import uvicorn
+
+    return uvicorn.Config(
         hub,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        http=TakeoverProtocol,
+        http=http,
         ws="websockets-sansio",
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
         timeout_keep_alive=75,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
-    return Server(config)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 from tests.serving import TOKEN, Served, serving
 
-from covey.hub.auth import StateFolderError, keep_token, outside_of
+from covey.hub.auth import StateFolderError, check_host, keep_token, outside_of
+from covey.hub.http import Request
 
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     async with serving() as served:
         yield served
+
+
+async def never() -> dict[str, object]:
+    raise AssertionError
 
 
 # ---- who may ask
@@ -67,6 +72,17 @@ def test_the_hosts_of_a_hub_are_its_address_and_its_public_url() -> None:
     public = outside_of("10.0.0.1", 80, public_url="https://covey.example/x")
     assert public.hosts == frozenset({"10.0.0.1:80", "10.0.0.1", "covey.example"})
     assert public.is_tls
+
+
+@pytest.mark.requirement("hub.auth.host")
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [("192.0.2.7:7077", True), ("[2001:db8::1]:7077", True), ("localhost:7077", True), ("192.0.2.7:80", False),
+     ("192.0.2.7", False), ("evil.example:7077", False), ("192.0.2.7.evil.example:7077", False)],
+)  # fmt: skip
+def test_a_hub_on_every_address_answers_to_addresses_but_to_no_name(host: str, *, is_ours: bool) -> None:
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host.encode())]}, never)
+    assert (check_host(request, outside_of("0.0.0.0", 7077)) is None) == is_ours  # noqa: S104
 
 
 @pytest.mark.requirement("hub.auth.login")

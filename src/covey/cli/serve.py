@@ -39,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure", action="store_true", help="listen without TLS on an address that other machines reach"
     )
+    parser.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="speak TLS with this certificate (PEM, with its chain)"
+    )
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="the key of the certificate, where it is not in that file"
+    )
     parser.add_argument("--grace", type=_seconds, default=5.0, metavar="S", help="how long draining may take (5)")
     return parser
 
@@ -53,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         state_folder=arguments.state or state_folder(),
         insecure=arguments.insecure,
         public_url=arguments.public_url,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
         grace_s=arguments.grace,
     )
     screen = Screen(sys.stdout)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import secrets
 import stat
@@ -40,27 +41,35 @@ class Outside(msgspec.Struct, frozen=True):
         hosts: values of the ``Host`` header that are ours; None when whoever mounted the hub checks it.
         origins: origins of other sites that may read and write from a browser (CORS).
         is_tls: clients reach us by https.
+        port: where we listen on every address of the machine: then any address with this port is ours. A page of
+            another site can point a name at us, but not an address.
     """
 
     hosts: frozenset[str] | None = None
     origins: frozenset[str] = frozenset()
     is_tls: bool = False
+    port: int | None = None
 
 
 def outside_of(
-    host: str, port: int, *, public_url: str | None = None, origins: frozenset[str] = frozenset()
+    host: str,
+    port: int,
+    *,
+    public_url: str | None = None,
+    origins: frozenset[str] = frozenset(),
+    is_tls: bool = False,
 ) -> Outside:
     """Return how a hub bound to this address, and known by this URL, is addressed."""
-    names = {host, "localhost", "127.0.0.1", "[::1]"} if host in {"127.0.0.1", "localhost", "::1"} else {host}
+    is_local = host in {"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"}  # noqa: S104 -- compared, not bound
+    names = {host, "localhost", "127.0.0.1", "[::1]"} if is_local else {host}
     hosts = {f"{_bracketed(name)}:{port}" for name in names}
-    if port == 80:
+    if port == (443 if is_tls else 80):
         hosts |= {_bracketed(name) for name in names}
-    is_tls = False
     if public_url is not None:
         parts = urlsplit(public_url)
         hosts.add(parts.netloc.lower())
         is_tls = parts.scheme == "https"
-    return Outside(frozenset(hosts), origins, is_tls)
+    return Outside(frozenset(hosts), origins, is_tls, port if host in {"0.0.0.0", "::"} else None)  # noqa: S104
 
 
 def check_host(request: Request, outside: Outside) -> Problem | None:
@@ -68,7 +77,7 @@ def check_host(request: Request, outside: Outside) -> Problem | None:
     if outside.hosts is None:
         return None
     host = request.headers.get("host", "").lower()
-    if host in outside.hosts:
+    if host in outside.hosts or (outside.port is not None and _is_address(host, outside.port)):
         return None
     return refusal(
         421,
@@ -199,3 +208,12 @@ def _cookie_name(request: Request) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _is_address(host: str, port: int) -> bool:
+    name, _, number = host.rpartition(":")
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return number == str(port)

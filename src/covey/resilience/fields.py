@@ -30,7 +30,11 @@ def check_count(name: str, value: object, *, least: int) -> None:
 def check_between(name: str, value: object, low: float, high: float, *, is_low_in: bool = True) -> None:
     """Refuse what is not a number from ``low`` to ``high``."""
     if not _is_number(value) or not low <= value <= high or (value == low and not is_low_in):
-        raise _misfit(name, value, f"a number {'from' if is_low_in else 'above'} {low:g} {'to' if is_low_in else 'and up to'} {high:g}")
+        raise _misfit(
+            name,
+            value,
+            f"a number {'from' if is_low_in else 'above'} {low:g} {'to' if is_low_in else 'and up to'} {high:g}",
+        )
 
 
 def check_order(low_name: str, low: float, high_name: str, high: float) -> None:
