@@ -22,6 +22,7 @@ RUN = {
     "hub": ("bash", "-e", "hub"),
     "watch.py": (sys.executable, "watch.py"),
     "parse.py": (sys.executable, "parse.py"),
+    "ledger.py": (sys.executable, "ledger.py"),
 }
 SERVED = {"news.py", "answer.py", "plain.py", "news.html"}
 
@@ -103,3 +104,13 @@ async def test_the_plain_asgi_hub_answers_curl_by_stream_and_by_poll(
     assert [(event["id"], event["data"]) for event in listed["events"]] == [(appended["id"], {"text": "hello"})]
     assert waited["events"] == []
     assert f'id: {appended["id"]}\ndata: {{"id":"{appended["id"]}",' in seen
+
+
+@pytest.mark.requirement("guide.sse.snippets-run")
+async def test_the_ledger_remembers_what_an_earlier_run_appended(tmp_path: Path) -> None:
+    write_snippets(GUIDE, tmp_path)
+    first, count = (await output_of("ledger.py", tmp_path)).split()
+    second, again = (await output_of("ledger.py", tmp_path)).split()
+    assert (count, again) == ("1", "2")
+    assert first.partition(".")[0] == second.partition(".")[0]
+    assert (first[-2:], second[-2:]) == (".1", ".2")
