@@ -11,6 +11,10 @@ from typing import Self
 import httpx2
 import uvicorn
 
+from covey.calls.journal import Journal
+from covey.calls.markers import idempotent
+from covey.engines.memory import MemoryEngine
+from covey.errors import RefusedError
 from covey.hub.app import Hub
 from covey.hub.auth import Outside
 from covey.hub.native import TakeoverProtocol
@@ -25,6 +29,7 @@ class Greeter:
     """A teammate like any user's."""
 
     def __init__(self) -> None:
+        self.counted = 0
         self.entered = asyncio.Event()
         self.release = asyncio.Event()
 
@@ -40,6 +45,23 @@ class Greeter:
     async def fail(self) -> None:
         message = "a secret detail"
         raise RuntimeError(message)
+
+    async def count(self, step: int = 1) -> int:
+        self.counted += step
+        return self.counted
+
+    @idempotent
+    async def peek(self) -> int:
+        return self.counted
+
+    async def refuse_once(self) -> str:
+        self.counted += 1
+        if self.counted == 1:
+            raise RefusedError("not now", retry_after_s=1.0)
+        return "taken"
+
+    async def give_what_is_no_json(self) -> object:
+        return object()
 
     def not_a_call(self) -> str:
         return "never"
@@ -136,6 +158,7 @@ async def serving(
     hub = Hub(
         streams=streams,
         team=team,
+        journal=Journal(MemoryEngine(is_open=True), incarnation="run1"),
         token=token,
         outside=Outside(hosts=frozenset({f"127.0.0.1:{port}"}), origins=origins),
         clock=streams.clock,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from covey.calls.journal import Journal
+from covey.engines.memory import MemoryEngine
 from covey.engines.sqlite import SqliteEngine
 from covey.errors import CoveyError, InvalidInputError
 from covey.hub.app import Hub
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from covey.hub.http import ASGIApp
+    from covey.ports.randomness import Randomness
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 DEFAULT_PORT: Final = 7077
@@ -116,6 +119,7 @@ def asgi(
     return Hub(
         streams=streams,
         team=team,
+        journal=Journal(streams.engine or MemoryEngine(is_open=True), incarnation=_incarnation(streams.randomness)),
         token=token,
         outside=Outside(),
         clock=streams.clock,
@@ -148,13 +152,23 @@ async def run(settings: Settings, *, on_ready: Callable[[Running], None] | None 
             outside = outside_of(
                 settings.host, port, public_url=settings.public_url, origins=settings.origins, is_tls=is_tls
             )
-            hub = Hub(streams=streams, team=team, token=token, outside=outside, clock=clock, randomness=randomness)
+            journal = Journal(engine, incarnation=_incarnation(randomness))
+            hub = Hub(
+                streams=streams,
+                team=team,
+                journal=journal,
+                token=token,
+                outside=outside,
+                clock=clock,
+                randomness=randomness,
+            )
             running = Running(hub, host=host, port=port, token=token, token_path=folder / "token", is_tls=is_tls)
             server = _server(hub, settings, on_started=lambda: on_ready(running) if on_ready else None)
             try:
                 await server.serve(sockets=[listener])
             finally:
                 await _stop_all(team, timeout_s=settings.grace_s)
+                await journal.close()
     finally:
         listener.close()
 
@@ -181,6 +195,11 @@ def _spawn_repl(streams: Streams) -> Spawn:
         return Spawned(resident=session, place="process", methods=Session.CALLS)
 
     return spawn
+
+
+def _incarnation(randomness: Randomness) -> str:
+    """Return a name for this run of the hub; two alike would let one take the other's calls for its own."""
+    return randomness.token(16)
 
 
 def _check_exposure(settings: Settings) -> None:

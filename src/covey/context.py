@@ -17,8 +17,8 @@ _principal: Final[ContextVar[str | None]] = ContextVar("covey.principal", defaul
 FOREVER_S: Final = float("inf")
 
 
-class Scope(msgspec.Struct, frozen=True, gc=False):
-    """What the code that runs now was allowed by whoever called it.
+class Scope(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What the code that runs now was allowed by whoever called it. Each is itself and equal to no other.
 
     Args:
         deadline_s: the instant (monotonic) after which nobody waits for the result any more.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tests.serving import TOKEN, Served, serving
 
 from covey.hub.auth import StateFolderError, check_host, keep_token, outside_of
+from covey.hub.calls import call_id
 from covey.hub.http import Request
 
 
@@ -267,6 +269,72 @@ async def test_what_a_method_raises_stays_in_the_log(served: Served, caplog: pyt
     assert "a secret detail" in caplog.text
 
 
+@pytest.mark.requirement("hub.call.once")
+async def test_a_repeated_call_is_answered_and_not_run(served: Served) -> None:
+    key = {"idempotency-key": "k1"}
+    first = await served.http.post("/v1/call/ada/count", json={"step": 2}, headers=key)
+    again = await served.http.post("/v1/call/ada/count", json={"step": 2}, headers=key)
+    assert first.json() == again.json() == {"result": 2}
+    assert first.headers["covey-call"] == again.headers["covey-call"]
+    assert (await served.http.post("/v1/call/ada/count", json={"step": 3}, headers=key)).status_code == 422
+    assert (await served.http.post("/v1/call/ada/count", json={"step": 2})).json() == {"result": 4}
+
+
+@pytest.mark.requirement("hub.call.once")
+async def test_a_call_whose_client_left_goes_on_and_its_repeat_joins_it(served: Served) -> None:
+    key = {"idempotency-key": "k1"}
+    left = asyncio.create_task(served.http.post("/v1/call/ada/hold", headers=key))
+    async with asyncio.timeout(10):
+        await served.greeter.entered.wait()
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    joined = asyncio.create_task(served.http.post("/v1/call/ada/hold", headers=key))
+    impatient = await served.http.post("/v1/call/ada/hold", headers={**key, "covey-timeout-ms": "1"})
+    assert impatient.status_code == 504
+    served.greeter.release.set()
+    assert (await joined).json() == {"result": "released"}
+
+
+@pytest.mark.requirement("hub.call.once")
+async def test_what_a_method_refuses_may_be_sent_again_under_its_key(served: Served) -> None:
+    key = {"idempotency-key": "k1"}
+    refused = await served.http.post("/v1/call/ada/refuse_once", headers=key)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert (await served.http.post("/v1/call/ada/refuse_once", headers=key)).json() == {"result": "taken"}
+
+
+@pytest.mark.requirement("hub.call.once")
+async def test_a_call_of_a_run_that_died_is_reported_unless_it_is_idempotent(served: Served) -> None:
+    engine = served.hub.journal._engine
+    digest = hashlib.sha256(b"").digest()
+    for method in ("count", "peek"):
+        await engine.journal_start(call_id("owner", "ada", method, "k"), digest, "an earlier run", keep_s=60)
+    lost = await served.http.post("/v1/call/ada/count", headers={"idempotency-key": "k"})
+    assert (lost.status_code, lost.json()["maybe_executed"]) == (502, True)
+    assert (await served.http.post("/v1/call/ada/peek", headers={"idempotency-key": "k"})).json() == {"result": 0}
+
+
+@pytest.mark.requirement("hub.call.cancel")
+async def test_a_call_is_cancelled_by_its_id_and_the_answer_is_true(served: Served) -> None:
+    key = {"idempotency-key": "k1"}
+    holding = asyncio.create_task(served.http.post("/v1/call/ada/hold", headers=key))
+    async with asyncio.timeout(10):
+        await served.greeter.entered.wait()
+    identifier = call_id("owner", "ada", "hold", "k1")
+    assert (await served.http.delete(f"/v1/calls/{identifier}")).json() == {"call": identifier, "state": "cancelled"}
+    answer = await holding
+    assert (answer.status_code, answer.json()["maybe_executed"]) == (502, True)
+    assert (await served.http.delete(f"/v1/calls/{identifier}")).json()["state"] == "finished"
+    unknown = await served.http.delete("/v1/calls/0123")
+    assert (unknown.status_code, unknown.json()["maybe_executed"]) == (404, True)
+
+
+@pytest.mark.requirement("hub.call.failure")
+async def test_a_result_that_is_no_json_is_the_methods_failure(served: Served) -> None:
+    answer = await served.http.post("/v1/call/ada/give_what_is_no_json")
+    assert (answer.status_code, "cannot be written as JSON" in answer.json()["detail"]) == (500, True)
+
+
 # ---- the roster
 
 
@@ -306,7 +374,8 @@ async def test_a_name_can_be_used_again_and_its_stream_begins_anew(served: Serve
 async def test_a_teammate_describes_its_methods(served: Served) -> None:
     described = (await served.http.get("/v1/teammates/ada")).json()
     methods = {method["name"]: method for method in described["methods"]}
-    assert set(methods) == {"greet", "hold", "fail"}
+    assert {"greet", "hold", "fail"} <= set(methods)
+    assert not {"not_a_call", "_private"} & set(methods)
     assert methods["greet"]["summary"] == "Greet someone. The second sentence is not for the summary."
     assert methods["greet"]["arguments"]["name"] == {"required": True, "schema": {"type": "string"}}
     assert methods["greet"]["arguments"]["times"]["required"] is False

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 
+from covey.calls.markers import is_idempotent
 from covey.errors import InvalidInputError, MisfitError, TeammateNotFoundError
 
 # Hooks that covey calls itself; they are nobody else's to call.
@@ -33,6 +34,7 @@ class Method(NamedTuple):
     parameters: tuple[Parameter, ...]
     summary: str
     call: Callable[..., Awaitable[object]]
+    is_idempotent: bool = False
 
     def bind(self, body: bytes) -> dict[str, object]:
         """Return the arguments that a JSON body gives: an object by name, an array in order, nothing for none.
@@ -118,4 +120,4 @@ def _method(name: str, function: Callable[..., object], bound: Callable[..., Awa
         if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
     ]
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    return Method(name, tuple(parameters), summary, bound)
+    return Method(name, tuple(parameters), summary, bound, is_idempotent(function))

@@ -110,13 +110,13 @@ class MemoryEngine:
     Args:
         clock: measures leases and how long journal entries are kept.
         bytes_max: what it holds at most; more raises ``EngineError``, as a full disk does.
+        is_open: needs no ``open()``: there is nothing to take hold of.
     """
 
-    def __init__(self, *, clock: Clock | None = None, bytes_max: int = 1 << 30) -> None:
+    def __init__(self, *, clock: Clock | None = None, bytes_max: int = 1 << 30, is_open: bool = False) -> None:
         self.bytes_max = bytes_max
         self._clock: Clock = clock or SystemClock()
-        self._is_open = False
-        self._was_opened = False
+        self._is_open = self._was_opened = is_open
         self._logs: dict[str, _Log] = {}
         self._leases: dict[str, tuple[Lease, float]] = {}  # with the time of expiry
         self._registry: dict[str, Value] = {}
@@ -306,6 +306,15 @@ class MemoryEngine:
             self._take(len(outcome))
             kept.entry = JournalEntry(key, kept.entry.digest, kept.entry.incarnation, outcome)
             kept.expires_s = self._clock.monotonic_s() + kept.keep_s
+
+    async def journal_forget(self, key: str, incarnation: str) -> None:
+        """See ``Engine``."""
+        check_key(key)
+        check_key(incarnation, what="an incarnation")
+        self._check_open()
+        kept = self._kept(key)
+        if kept is not None and kept.entry.outcome is None and kept.entry.incarnation == incarnation:
+            self._forget(key)
 
     def _check_open(self) -> None:
         if not self._is_open:

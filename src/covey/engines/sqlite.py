@@ -183,6 +183,12 @@ class SqliteEngine:
         check_seconds(keep_s, what="keep_s")
         return await self._writer.submit(partial(self._store.journal_start, key, digest, incarnation, keep_s))
 
+    async def journal_forget(self, key: str, incarnation: str) -> None:
+        """See ``Engine``."""
+        check_key(key)
+        check_key(incarnation, what="an incarnation")
+        await self._writer.submit(partial(self._store.journal_forget, key, incarnation))
+
     async def journal_done(self, key: str, outcome: bytes) -> None:
         """See ``Engine``."""
         check_key(key)

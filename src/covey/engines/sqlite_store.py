@@ -284,6 +284,12 @@ class SqliteStore:
             (outcome, now_s, key, now_s),
         )
 
+    def journal_forget(self, key: str, incarnation: str) -> None:
+        """See ``Engine``."""
+        self.connection.execute(
+            "DELETE FROM journal WHERE key = ? AND incarnation = ? AND outcome IS NULL", (key, incarnation)
+        )
+
     # ---- within
     def _appended_before(self, log: _Log, once: Once) -> list[int] | None:
         found = self.connection.execute(

@@ -23,6 +23,7 @@ from covey.hub.streams import ForbiddenError, StreamRoutes
 from covey.hub.teammates import TeammateRoutes
 
 if TYPE_CHECKING:
+    from covey.calls.journal import Journal
     from covey.ports.clock import Clock
     from covey.ports.randomness import Randomness
     from covey.streams.streams import Streams
@@ -63,6 +64,7 @@ class Hub:
     Args:
         streams: what ``/v1/streams`` serves.
         team: what ``/v1/call`` and ``/v1/teammates`` serve.
+        journal: what makes keyed calls run once.
         token: what opens it; None lets everybody in.
         outside: how it is addressed.
         clock: where time comes from.
@@ -70,16 +72,25 @@ class Hub:
     """
 
     def __init__(
-        self, *, streams: Streams, team: Team, token: str | None, outside: Outside, clock: Clock, randomness: Randomness
+        self,
+        *,
+        streams: Streams,
+        team: Team,
+        journal: Journal,
+        token: str | None,
+        outside: Outside,
+        clock: Clock,
+        randomness: Randomness,
     ) -> None:
         self.streams = streams
         self.team = team
+        self.journal = journal
         self.readers = Readers(randomness)
         self._gate = Gate(token)
         self._outside = outside
         stream_routes = StreamRoutes(streams, self.readers, clock, randomness)
         self.fanout = stream_routes.fanout
-        call_routes = CallRoutes(team)
+        call_routes = CallRoutes(team, journal)
         teammate_routes = TeammateRoutes(team)
         self._routes: Final = (
             Route("GET", "/", pages.index, is_open=True),
@@ -93,6 +104,7 @@ class Hub:
             Route("PUT", "/v1/streams/{}", stream_routes.create),
             Route("DELETE", "/v1/streams/{}", stream_routes.close),
             Route("POST", "/v1/call/{}/{}", call_routes.call),
+            Route("DELETE", "/v1/calls/{}", call_routes.cancel),
             Route("GET", "/v1/teammates", teammate_routes.index),
             Route("POST", "/v1/teammates", teammate_routes.spawn),
             Route("GET", "/v1/teammates/{}", teammate_routes.show),

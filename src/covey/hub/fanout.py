@@ -111,12 +111,12 @@ class Group:
         self._is_outdated = False  # when this sweep is over, there will be more to write
         self._written_s = self._loop.time()
         self._beat = self._loop.call_at(self._next_beat_s(), self._on_beat)
-        self._forget = stream.on_change(self._on_change)
+        stream.on_change(self._on_change)
 
     def stop(self) -> None:
         """Let go of timers and wakers."""
         self._beat.cancel()
-        self._forget()
+        self.stream.forget(self._on_change)
         if self._sweep is not None:
             self._sweep.cancel()
 
@@ -136,7 +136,7 @@ class Group:
             self._is_outdated = True
 
     def _begin_sweep(self) -> None:
-        self._forget = self.stream.on_change(self._on_change)
+        self.stream.on_change(self._on_change)
         self._written_s = self._loop.time()
         self._is_outdated = False
         self._go_on(iter(list(self.connections)))

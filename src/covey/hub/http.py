@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from covey.errors import ExpiredError, InvalidInputError, TooLargeError
+from covey.errors import CoveyError, ExpiredError, InvalidInputError, TooLargeError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -187,6 +187,18 @@ def response_head(status: int, headers: list[tuple[str, str]]) -> bytes:
 
 
 _json_encoder: Final = msgspec.json.Encoder(decimal_format="number")
+
+
+def encode_json(value: object) -> bytes:
+    """Return ``value`` as JSON.
+
+    Raises:
+        CoveyError: it cannot be written as JSON.
+    """
+    try:
+        return _json_encoder.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CoveyError(f"the result cannot be written as JSON: {error}") from error
 
 
 def json_response(value: object, *, status: int = 200, headers: list[tuple[str, str]] | None = None) -> Response:

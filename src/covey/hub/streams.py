@@ -193,7 +193,7 @@ class StreamRoutes:
         """Count a live reader, and let it be woken by a client that leaves and a hub that drains."""
         live = _Live(request, stream, self._readers)
         self._readers.count += 1
-        forget = self._readers.on_drain(live.wake)
+        forget = self._readers.on_drain(live.end)
         try:
             yield live
         finally:
@@ -333,29 +333,28 @@ class _Live:
     """What ends or wakes one live reader under ASGI."""
 
     def __init__(self, request: Request, stream: Stream[Any], readers: Readers) -> None:
-        self.wake = Wake()
+        self.is_over = readers.is_draining  # or the client has left
         self._stream = stream
-        self._readers = readers
-        self._forget = stream.on_change(self.wake)
+        self._wake = Wake()
         self._gone = asyncio.get_running_loop().create_task(client_gone(request.receive))
-        self._gone.add_done_callback(lambda _: self.wake())
+        self._gone.add_done_callback(lambda _: self.end())
 
-    @property
-    def is_over(self) -> bool:
-        """The client has left, or the hub is leaving."""
-        return self._gone.done() or self._readers.is_draining
+    def end(self) -> None:
+        """Let the reader leave."""
+        self.is_over = True
+        self._wake()
 
     def silence(self, timeout_s: float) -> Awaitable[bool]:
         """Wait for a change, and return whether none came within ``timeout_s``."""
         # Where nothing changed since the last wait the waker is there already, and stays there once.
-        self._forget = self._stream.on_change(self.wake)
-        return self.wake.silence(timeout_s)
+        self._stream.on_change(self._wake)
+        return self._wake.silence(timeout_s)
 
     def close(self) -> None:
         """Let go of everything."""
-        self._forget()
+        self._stream.forget(self._wake)
         self._gone.cancel()
-        self.wake.close()
+        self._wake.close()
 
 
 def _came_back(request: Request) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Collection
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import msgspec
@@ -174,11 +174,11 @@ async def _stream_blocks(
                 if reader.is_done:
                     return
                 continue
-            forget = reader.stream.on_change(wake)
+            reader.stream.on_change(wake)
             try:
                 is_silent = await wake.silence(_spread_s(options.heartbeat_s, world))
             finally:
-                forget()
+                reader.stream.forget(wake)
             if is_silent:
                 yield heartbeat_block(reader.stream.head, read)
 
@@ -248,7 +248,8 @@ class _Ahead:
 @contextmanager
 def _counted(readers: Readers | None, wake: Wake) -> Generator[None]:
     if readers is None:
-        yield
+        with closing(wake):
+            yield
         return
     readers.count += 1
     forget = readers.on_drain(wake)
@@ -257,6 +258,7 @@ def _counted(readers: Readers | None, wake: Wake) -> Generator[None]:
     finally:
         forget()
         readers.count -= 1
+        wake.close()
 
 
 def _spread_s(heartbeat_s: float | None, world: World) -> float | None:

@@ -224,3 +224,10 @@ class Engine(Protocol):
         The first outcome stands; harmless when the entry is no longer kept.
         """
         ...
+
+    async def journal_forget(self, key: str, incarnation: str) -> None:
+        """Forget a call that ``incarnation`` began and that has no outcome; harmless when there is none such.
+
+        For calls that never ran after all, and for those that may run again after their incarnation died.
+        """
+        ...

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -225,10 +224,13 @@ class Stream(Generic[D]):
             self.is_closed = True
             self._wake()
 
-    def on_change(self, waker: Callable[[], None]) -> Callable[[], None]:
-        """Call ``waker`` once, at the next append or the end, however often it was given; return what takes it back."""
+    def on_change(self, waker: Callable[[], None]) -> None:
+        """Call ``waker`` once, at the next append or the end, however often it was given; ``forget`` takes it back."""
         self._wakers[waker] = None
-        return partial(self._forget, waker)
+
+    def forget(self, waker: Callable[[], None]) -> None:
+        """Do not call ``waker`` any more; harmless when it would not be."""
+        self._wakers.pop(waker, None)
 
     def check_size(self, data: bytes) -> None:
         """Raise ``TooLargeError`` when the data is over the limit of an event."""
@@ -250,9 +252,6 @@ class Stream(Generic[D]):
             wakers, self._wakers = self._wakers, {}
             for waker in wakers:
                 waker()
-
-    def _forget(self, waker: Callable[[], None]) -> None:
-        self._wakers.pop(waker, None)
 
 
 class Reader:
@@ -323,11 +322,11 @@ class Reader:
             if not changed.done():
                 changed.set_result(None)
 
-        forget = self.stream.on_change(wake)
+        self.stream.on_change(wake)
         try:
             await changed
         finally:
-            forget()
+            self.stream.forget(wake)
 
     @property
     def _is_at_head(self) -> bool:

@@ -552,6 +552,23 @@ async def _journal(subject: EngineSubject) -> None:
         await _raises(TooLargeError, engine.journal_done(key, b"x" * (REQUEST_BYTES_MAX + 1)))
 
 
+@_check("journal.forgets")
+async def _journal_forgets(subject: EngineSubject) -> None:
+    async with subject.engine() as engine:
+        key = subject.name("journal-forgets")
+        await engine.journal_start(key, b"d", "run1", keep_s=60.0)
+        await engine.journal_forget(key, "run2")
+        found = await engine.journal_start(key, b"d", "run1", keep_s=60.0)
+        _expect(found is not None, "only the run that began a call may forget it")
+        await engine.journal_forget(key, "run1")
+        _equal(await engine.journal_start(key, b"d", "run2", keep_s=60.0), None)
+        await engine.journal_done(key, b"x")
+        await engine.journal_forget(key, "run2")
+        found = await engine.journal_start(key, b"d", "run3", keep_s=60.0)
+        _expect(found is not None, "an outcome is not forgotten")
+        await engine.journal_forget(subject.name("unknown"), "run1")
+
+
 @_check("journal.race")
 async def _journal_race(subject: EngineSubject) -> None:
     async with subject.engine() as engine:
