@@ -46,6 +46,10 @@ class Greeter:
         message = "a secret detail"
         raise RuntimeError(message)
 
+    async def time_out(self) -> None:
+        message = "a secret detail"
+        raise TimeoutError(message)
+
     async def count(self, step: int = 1) -> int:
         self.counted += step
         return self.counted

@@ -299,16 +299,20 @@ static int is_caught_up(void) {
 
 static void resume(void) {
     uint64_t begin = last_received = now();
-    int gaps = 0, caught_up = 0;
+    int gaps = 0, caught_up = 0, freed = 0, broken = 0;
     delivered = 0;
     for (int i = 0; i < stalled_count; i++) watch(readers[i].fd, &readers[i]);
     while (!is_caught_up() && is_waiting(begin)) poll_once(20);
     for (int i = 0; i < stalled_count; i++) {
         gaps += readers[i].gaps_seen;
         caught_up += readers[i].number == newest;
+        /* A server may let go of a reader that takes nothing for long; that one can come back with its cursor. */
+        freed += readers[i].is_closed && readers[i].number != newest;
     }
-    printf("{\"events\": %llu, \"caught_up\": %d, \"gaps\": %d, \"s\": %.4f, \"broken\": %d}\n",
-           (unsigned long long)delivered, caught_up, gaps, (double)(last_received - begin) / 1e9, broken_count());
+    for (int i = 0; i < reader_count; i++)
+        broken += readers[i].is_broken || (readers[i].is_closed && i >= stalled_count);
+    printf("{\"events\": %llu, \"caught_up\": %d, \"freed\": %d, \"gaps\": %d, \"s\": %.4f, \"broken\": %d}\n",
+           (unsigned long long)delivered, caught_up, freed, gaps, (double)(last_received - begin) / 1e9, broken);
 }
 
 int main(int argc, char **argv) {

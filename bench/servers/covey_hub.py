@@ -6,28 +6,18 @@ import sys
 
 from bench.servers import asgi
 
-from covey.hub.app import Hub
-from covey.hub.auth import Outside
+import covey
 from covey.hub.fanout import SLICE
 from covey.hub.native import TakeoverProtocol
-from covey.streams.streams import Streams
-from covey.team.members import Team
 
 TOKEN = "token-of-the-benchmark-0123456789"  # noqa: S105 -- of nothing but this benchmark
 
 
 def main() -> None:
     is_native, readers = sys.argv[1] == "native", int(sys.argv[2])
-    streams = Streams()
+    streams = covey.Streams()
     stream = streams.stream("news", object)
-    hub = Hub(
-        streams=streams,
-        team=Team(streams),
-        token=TOKEN,
-        outside=Outside(),
-        clock=streams.clock,
-        randomness=streams.randomness,
-    )
+    hub = covey.asgi(streams=streams, token=TOKEN)
 
     async def publish(events: list[str]) -> None:
         for event in events:

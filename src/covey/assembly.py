@@ -15,7 +15,7 @@ import msgspec
 from covey.calls.journal import Journal
 from covey.engines.memory import MemoryEngine
 from covey.engines.sqlite import SqliteEngine
-from covey.errors import CoveyError, InvalidInputError
+from covey.errors import CoveyError, InvalidInputError, TeammateNotFoundError
 from covey.hub.app import Hub
 from covey.hub.auth import Outside, keep_token, outside_of
 from covey.ports.system import SystemClock, SystemRandomness
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 DEFAULT_PORT: Final = 7077
+# All readers that a hub takes, and its sessions; no more, for programs in sessions inherit the limit.
+DESCRIPTORS_MAX: Final = 65_536
 
 
 class StartError(CoveyError):
@@ -175,6 +177,7 @@ async def run(settings: Settings, *, on_ready: Callable[[Running], None] | None 
 
 def serve(settings: Settings, *, on_ready: Callable[[Running], None] | None = None) -> None:
     """Run a hub until it is told to stop; see ``run``."""
+    _allow_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run(settings, on_ready=on_ready))
 
@@ -183,7 +186,12 @@ async def _stop_all(team: Team, *, timeout_s: float) -> None:
     team.is_draining = True
     async with asyncio.TaskGroup() as stops:
         for member in team.members():
-            stops.create_task(team.stop(member.name, timeout_s=timeout_s))
+            stops.create_task(_stop(team, member.name, timeout_s=timeout_s))
+
+
+async def _stop(team: Team, name: str, *, timeout_s: float) -> None:
+    with contextlib.suppress(TeammateNotFoundError):  # a client stopped it a moment ago
+        await team.stop(name, timeout_s=timeout_s)
 
 
 def _spawn_repl(streams: Streams) -> Spawn:
@@ -285,6 +293,17 @@ def _config(hub: Hub, settings: Settings, *, http: type[asyncio.Protocol]) -> uv
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
+
+
+def _allow_descriptors() -> None:
+    """Take as many descriptors as the system lets us: shells give 1,024, and each reader costs one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

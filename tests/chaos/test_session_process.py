@@ -307,6 +307,31 @@ async def test_bytes_that_are_no_text_arrive_exactly(repl: Watched) -> None:
 
 
 @pytest.mark.requirement("repl.session.bad-cells-do-no-harm")
+async def test_an_exception_of_any_size_ends_its_cell(repl: Watched) -> None:
+    assert await repl.run(r"raise type('\x01' * 10**6, (Exception,), {})('\x02' * 10**6)") == "error"
+    assert len(repl.of_kind("traceback")) == 1
+    assert await repl.run("1") == "ok"
+
+
+@pytest.mark.requirement("repl.session.bad-cells-do-no-harm")
+async def test_a_frame_that_fits_no_event_loses_the_session_and_says_so(repl: Watched) -> None:
+    code = """
+    import os, stat, struct, msgspec
+    frame = {"frame": "result", "cell": "a", "mime": {"application/x": msgspec.msgpack.Ext(5, b"")}}
+    body = msgspec.msgpack.encode(frame)
+    for fd in range(3, 64):
+        try:
+            is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        except OSError:
+            continue
+        if is_socket:
+            os.write(fd, struct.pack("<I", len(body)) + body)
+    while True: pass
+    """
+    assert await repl.done(await repl.session.execute(textwrap.dedent(code), "a")) == "lost"
+
+
+@pytest.mark.requirement("repl.session.bad-cells-do-no-harm")
 async def test_closing_standard_output_ends_output_and_nothing_else(repl: Watched) -> None:
     assert await repl.run("import os; os.close(1)") == "ok"
     assert await repl.run("1 + 1") == "ok"
@@ -450,6 +475,30 @@ async def test_code_that_ignores_the_interrupt_is_reported_as_running(
     interrupted = await repl.session.interrupt()
     assert (interrupted.state, interrupted.is_over) == ("kept", False)
     assert state_of(repl.session) == "busy"
+
+
+@pytest.mark.requirement("repl.session.interrupt")
+async def test_code_that_was_deaf_to_one_interrupt_hears_the_next(
+    repl: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "INTERRUPT_REPORT_S", 0.05)
+    monkeypatch.setattr(session_module, "BELLS_MAX", 1)
+    deaf = """
+    import signal
+    hearing = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    input()
+    signal.signal(signal.SIGINT, hearing)
+    print("hears", flush=True)
+    while True: pass
+    """
+    accepted = await repl.session.execute(textwrap.dedent(deaf))
+    asked = await repl.kind("input")
+    assert not (await repl.session.interrupt()).is_over
+    await repl.session.input(asked.data["id"], "go on")
+    await repl.printed("hears")
+    monkeypatch.setattr(session_module, "INTERRUPT_REPORT_S", PATIENCE_S)
+    assert (await repl.session.interrupt()).is_over
+    assert await repl.done(accepted) == "interrupted"
 
 
 @pytest.mark.requirement("repl.session.interrupt")
@@ -686,3 +735,16 @@ async def test_a_session_that_never_started_stops_at_once(streams: Streams) -> N
     assert state_of(session) == "starting"
     assert await session.stop(timeout_s=1.0) == StopReport((), None, None)
     assert state_of(session) == "stopped"
+
+
+@pytest.mark.requirement("repl.session.stop-reports-truthfully")
+async def test_a_stopped_sessions_transcript_is_kept_for_a_while_only(streams: Streams) -> None:
+    session = Session("ada", streams)
+    await session.stop(timeout_s=1.0)
+    again = Session("ada", streams)
+    await session.stop(timeout_s=1.0)
+    assert not again.stream.is_closed
+    await again.stop(timeout_s=1.0)
+    streams.ended_kept_s = 0.0
+    streams.create("other", object)  # which forgets what ended long ago
+    assert [stream.name for stream in streams.matching()] == ["other"]

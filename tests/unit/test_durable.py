@@ -189,3 +189,36 @@ async def test_misuse_is_told(tmp_path: Path) -> None:
         stream = streams.stream("log", object, durable=True)
         with pytest.raises(LocalProtocolError, match="await"):
             stream.append_now(b"1", kind="message")
+
+
+class SlowEndEngine(MemoryEngine):
+    """Carries out the first end of a log when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_ending = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def end_log(self, name: str) -> None:
+        if self.is_ending.is_set():
+            await super().end_log(name)
+            return
+        self.is_ending.set()
+        await self.may_end.wait()
+
+
+@pytest.mark.requirement("durable.ended-twice")
+async def test_of_two_who_end_a_stream_the_later_leaves_one_of_its_name_alone() -> None:
+    engine = SlowEndEngine()
+    async with Streams(engine, ended_kept_s=0.0) as streams:
+        await streams.create("log", object, durable=True).append("old")
+        late = asyncio.create_task(streams.end("log"))
+        await engine.is_ending.wait()
+        await streams.end("log")
+        again = streams.create("log", object, durable=True)
+        await again.append("new")
+        engine.may_end.set()
+        await late
+        streams.create("other", object)  # which forgets what ended long ago
+        assert streams.get("log") is again
+        assert [state.is_ended for state in await engine.logs()] == [False]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -174,6 +176,19 @@ def test_an_empty_token_file_opens_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("hub.auth.token-file")
+def test_a_token_that_could_not_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, *_: object, **__: object) -> None:
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdopen", full)
+        with pytest.raises(StateFolderError, match="No space left"):
+            keep_token(tmp_path)
+    assert len(keep_token(tmp_path)) >= 43
+
+
+@pytest.mark.requirement("hub.auth.token-file")
 def test_a_state_folder_that_cannot_be_made_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateFolderError, match="cannot be used") as caught:
@@ -257,6 +272,8 @@ async def test_too_many_calls_at_once_are_refused_with_a_time_to_come_back(serve
     routes._calls_max = routes.running
     refused = await served.http.post("/v1/call/ada/greet", json=["x"])
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["transient"] is True
+    assert "covey-call" in refused.headers
     served.greeter.release.set()
     assert [(await answer).json() for answer in holding] == [{"result": "released"}] * 2
 
@@ -267,6 +284,30 @@ async def test_what_a_method_raises_stays_in_the_log(served: Served, caplog: pyt
     assert answer.status_code == 500
     assert "a secret detail" not in answer.text
     assert "a secret detail" in caplog.text
+
+
+@pytest.mark.requirement("hub.call.failure")
+async def test_a_time_out_of_the_methods_own_is_not_the_calls_deadline(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await served.http.post("/v1/call/ada/time_out")
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:covey:problem:failed")
+    assert "a secret detail" in caplog.text
+
+
+@pytest.mark.requirement("hub.head-and-options")
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/login", "OPTIONS, POST"),
+        ("/v1/teammates", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/nothing", "OPTIONS"),
+    ],
+)
+async def test_allow_names_the_methods_that_may_be_used(served: Served, path: str, allowed: str) -> None:
+    assert (await served.http.options(path)).headers["allow"] == allowed
+    refused = await served.http.patch(path)
+    assert refused.headers.get("allow", "OPTIONS") == allowed
 
 
 @pytest.mark.requirement("hub.call.once")
@@ -427,7 +468,8 @@ async def test_the_page_is_open_and_runs_nothing_from_elsewhere(served: Served) 
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
         assert (await client.get("/console/console.js")).headers["content-type"].startswith("text/javascript")
-        for path in ("/console/secret.js", "/console/__init__.py", "/console/%2e%2e", "/console/..%2fapp.py"):
+        endless = f"/console/{'a' * 5000}.js"
+        for path in (endless, "/console/secret.js", "/console/__init__.py", "/console/%2e%2e", "/console/..%2fapp.py"):
             assert (await client.get(path)).status_code == 404
 
 

@@ -107,3 +107,35 @@ async def test_a_request_sent_behind_one_for_a_stream_keeps_that_in_asgi(served:
         await reader.readuntil(b"covey.end")
         await reader.readuntil(b'"ended":true')
     writer.close()
+
+
+@pytest.mark.requirement("hub.native.handshake")
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/v1/streams/team", b"cookie: a=" + b"x" * 9000 + b"\r\n", b"431"),
+        ("/v1/streams/team", b"".join(b"x-%d: a\r\n" % n for n in range(200)), b"431"),
+        ("/v1/streams/team?kinds=" + "x" * 9000, b"", b"414"),
+    ],
+)
+async def test_a_handshake_that_the_library_refuses_is_answered(
+    served: Served, path: str, headers: bytes, status: bytes
+) -> None:
+    reader, writer = await connect(served)
+    writer.write(
+        b"GET " + path.encode() + b" HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + headers + b"\r\n"
+    )
+    assert (await rest(reader))[:12] == b"HTTP/1.1 " + status
+    writer.close()
+
+
+@pytest.mark.requirement("hub.native.handshake")
+async def test_a_handshake_with_a_body_is_answered(served: Served) -> None:
+    reader, writer = await connect(served)
+    writer.write(
+        b"POST /v1/streams/team HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"content-length: 2\r\n\r\n{}"
+    )
+    assert (await rest(reader))[:10] == b"HTTP/1.1 4"
+    writer.close()

@@ -8,7 +8,10 @@ import pytest
 import websockets
 from tests.serving import TOKEN, Served, open_events, serving, until
 
+from covey.engines.memory import MemoryEngine
+from covey.errors import EngineError
 from covey.hub.streams import APPEND_EVENTS_MAX
+from covey.ports.engine import LogState
 from covey.streams.retention import Retention
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -401,3 +404,21 @@ async def test_bad_appends_say_what_is_wrong_and_append_nothing(
     answer = await served.http.post("/v1/streams/news", content=body)
     assert (answer.status_code, len(stream.ring)) == (status, 0)
     assert detail in answer.json()["detail"]
+
+
+@pytest.mark.requirement("durable.created-again")
+async def test_a_stream_that_could_not_be_kept_is_no_stream_that_is_there(served: Served) -> None:
+    class Full(MemoryEngine):
+        is_full = True
+
+        async def open_log(self, name: str, *, epoch: str, settings: bytes) -> LogState:
+            if self.is_full:
+                raise EngineError("the disk is full")
+            return await super().open_log(name, epoch=epoch, settings=settings)
+
+    served.streams.engine = engine = Full(is_open=True)
+    statuses = [(await served.http.put("/v1/streams/log", json={"durable": True})).status_code for _ in range(2)]
+    assert statuses == [503, 503]
+    engine.is_full = False
+    assert (await served.http.put("/v1/streams/log", json={"durable": True})).status_code == 200
+    assert [state.name for state in await engine.logs()] == ["log"]

@@ -168,3 +168,46 @@ async def test_closing_gives_every_running_call_an_outcome(journal: Journal) -> 
     await journal.close()
     assert await running == Outcome(is_result=False, body=b"cancelled")
     assert len(journal) == 0
+
+
+class SlowEngine(MemoryEngine):
+    """Records an outcome when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(is_open=True)
+        self.is_recording = asyncio.Event()
+        self.may_record = asyncio.Event()
+
+    async def journal_done(self, key: str, outcome: bytes) -> None:
+        self.is_recording.set()
+        await self.may_record.wait()
+        await super().journal_done(key, outcome)
+
+
+@pytest.mark.requirement("journal.cancel")
+async def test_a_cancel_while_the_outcome_is_recorded_comes_too_late() -> None:
+    engine = SlowEngine()
+    journal = Journal(engine, incarnation="run1")
+    work = Work()
+    running = asyncio.create_task(journal.run("c", b"d", work))
+    await engine.is_recording.wait()
+    assert journal.cancel("c") == "finished"
+    closing = asyncio.create_task(journal.close())  # which cancels it all the same
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    engine.may_record.set()
+    assert await running == Outcome(is_result=True, body=b"result 1")
+    await closing
+    assert await Journal(engine, incarnation="run2").run("c", b"d", work) == Outcome(is_result=True, body=b"result 1")
+    assert work.runs == 1
+
+
+@pytest.mark.requirement("journal.cancel")
+async def test_a_call_cancelled_before_its_first_step_is_told_and_forgotten(journal: Journal) -> None:
+    work = Work()
+    running = asyncio.create_task(journal.run("c", b"d", work))
+    asyncio.get_running_loop().call_soon(journal.cancel, "c")
+    with pytest.raises(RefusedError, match="before it began"):
+        await asyncio.wait_for(running, 10)
+    assert (work.runs, len(journal)) == (0, 0)
+    assert (await journal.run("c", b"d", work)).body == b"result 1"

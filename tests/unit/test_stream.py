@@ -5,6 +5,7 @@ import gc
 
 import pytest
 
+import covey.streams.streams as streams_module
 from covey.errors import (
     HeadMovedError,
     InvalidInputError,
@@ -263,3 +264,36 @@ async def test_leaving_the_block_ends_all_streams() -> None:
     async with Streams() as streams:
         stream = streams.stream("news", object)
     assert stream.is_closed
+
+
+@pytest.mark.requirement("streams.bounded")
+async def test_ended_streams_hold_no_more_bytes_than_allowed(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams_module, "ENDED_BYTES_MAX", 5000)
+    for number in range(4):
+        await streams.stream(f"s{number}", object).append("x" * 2000)
+        await streams.end(f"s{number}")
+    assert [stream.name for stream in streams.matching()] == ["s2", "s3"]
+
+
+@pytest.mark.requirement("streams.bounded")
+async def test_ending_a_stream_again_does_not_keep_it_longer(streams: Streams, clock: ManualClock) -> None:
+    streams.stream("old", object)
+    await streams.end("old")
+    clock.advance(streams.ended_kept_s / 2)
+    await streams.end("old")
+    clock.advance(streams.ended_kept_s / 2)
+    streams.stream("new", object)
+    assert [stream.name for stream in streams.matching()] == ["new"]
+
+
+@pytest.mark.requirement("streams.bounded")
+async def test_a_name_among_very_many_is_looked_for_in_a_bounded_time(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_module, "NEAR_NAMES_MAX", 2)
+    for name in ("aaa1", "aaa2", "aaa3"):
+        streams.stream(name, object)
+    with pytest.raises(StreamNotFoundError) as caught:
+        streams.get("aaa")
+    assert "aaa1" in str(caught.value.hint)
+    assert "aaa3" not in str(caught.value.hint)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -49,6 +51,7 @@ class _Running:
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
         self.has_begun = False
+        self.is_over = False  # what it did is done; only its record is on the way
         self.ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
 
@@ -100,6 +103,7 @@ class Journal:
             running = self._running[call] = _Running(digest)
             drive = self._drive(call, running, work, is_idempotent=is_idempotent)
             running.task = asyncio.get_running_loop().create_task(drive)
+            running.task.add_done_callback(partial(self._on_driven, call, running))
         elif running.digest != digest:
             raise _reused(call)
         return await asyncio.shield(running.ended)
@@ -109,6 +113,8 @@ class Journal:
         running = self._running.get(call)
         if running is None or running.task is None:
             return "finished" if call in self._finished else None
+        if running.is_over:
+            return "finished"
         running.task.cancel()
         return "cancelled" if running.has_begun else "not started"
 
@@ -133,10 +139,14 @@ class Journal:
             self._finished[call] = None
             if len(self._finished) > FINISHED_MAX:
                 self._finished.popitem(last=False)
-        finally:
-            del self._running[call]
-            if not running.ended.cancelled():
-                running.ended.exception()  # nobody may be waiting any more; that is no news for the loop's log
+
+    def _on_driven(self, call: str, running: _Running, task: asyncio.Task[None]) -> None:
+        """Let go of the call, also where its task was cancelled before its first step or a second time."""
+        del self._running[call]
+        if not running.ended.done():
+            error = None if task.cancelled() else task.exception()
+            running.ended.set_exception(error or RefusedError("the call was cancelled before it began"))
+        running.ended.exception()  # nobody may be waiting any more; that is no news for the loop's log
 
     async def _once(self, call: str, running: _Running, work: Work, *, is_idempotent: bool) -> Outcome:
         entry = await self._begin(call, running.digest)
@@ -153,7 +163,8 @@ class Journal:
         except RefusedError:
             await self._engine.journal_forget(call, self._incarnation)
             raise
-        await self._engine.journal_done(call, msgspec.msgpack.encode(outcome))
+        running.is_over = True
+        await _to_its_end(self._engine.journal_done(call, msgspec.msgpack.encode(outcome)))
         return outcome
 
     async def _begin(self, call: str, digest: bytes) -> JournalEntry | None:
@@ -161,6 +172,15 @@ class Journal:
         if entry is not None and entry.digest != digest:
             raise _reused(call)
         return entry
+
+
+async def _to_its_end(recording: Coroutine[object, object, None]) -> None:
+    """Wait for the record of a call that is over. A cancel comes too late: it must not undo what says that it ran."""
+    task = asyncio.ensure_future(recording)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()
 
 
 def _known(call: str, entry: JournalEntry) -> Outcome:

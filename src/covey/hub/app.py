@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -138,7 +138,7 @@ class Hub:
         except CoveyError as error:
             return problem_response(problem_of(error))
         except Exception:  # noqa: BLE001 -- the edge: what a handler did not foresee must not cost the connection
-            _log.exception("a request for %s failed", request.path)
+            _log.exception("a request for %s failed", request.path[:200])
             problem = refusal(500, "failed", "It failed", "the hub failed to answer; its log says why")
             return problem_response(problem)
 
@@ -178,7 +178,7 @@ class Hub:
             if route.method == method:
                 return route, found
         if matches:
-            allowed = sorted({route.method for route, _ in matches})
+            allowed = _allowed(route for route, _ in matches)
             problem = refusal(
                 405,
                 "method-not-allowed",
@@ -209,8 +209,8 @@ class Hub:
 
     def _options(self, request: Request) -> Answer:
         parts = request.path.split("/")
-        allowed = sorted({route.method for route in self._routes if route.match(parts) is not None})
-        headers = [("allow", ", ".join([*allowed, "HEAD", "OPTIONS"]))]
+        allowed = _allowed(route for route in self._routes if route.match(parts) is not None)
+        headers = [("allow", ", ".join(allowed))]
         if request.headers.get("origin") in self._outside.origins:
             headers += [
                 ("access-control-allow-methods", ", ".join(allowed)),
@@ -226,6 +226,12 @@ class Hub:
             headers.append(("access-control-allow-origin", origin))
             headers.append(("access-control-expose-headers", "covey-call, retry-after"))
         return headers
+
+
+def _allowed(routes: Iterable[Route]) -> list[str]:
+    """Return the methods that may be used where these routes are; HEAD wherever GET may."""
+    methods = {route.method for route in routes}
+    return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _decline_lifespan(receive: Receive, send: Send) -> None:

@@ -181,8 +181,12 @@ def keep_token(folder: Path) -> str:
         except FileExistsError:
             return _read_token(path)
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(token + "\n")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(token + "\n")
+        except OSError:
+            path.unlink()  # a disk that was full once must not keep the hub from starting for ever
+            raise
     except OSError as error:
         message = f"the state folder {str(folder)!r} cannot be used: {error.strerror or error}"
         raise StateFolderError(message, hint="set COVEY_STATE to a folder that you can write") from error

@@ -65,8 +65,8 @@ class CallRoutes:
         body = await request.body()
         arguments = method.bind(body)
         if self.running >= self._calls_max:
-            problem = refusal(503, "refused", "Refused for now", f"{self.running} calls are running already")
-            return problem_response(problem, headers=[*headers, ("retry-after", "1")])
+            refused = RefusedError(f"{self.running} calls are running already", retry_after_s=1.0)
+            return problem_response(problem_of(refused), headers=headers)
 
         async def work() -> bytes:
             with acting_for(request.principal):
@@ -96,20 +96,22 @@ class CallRoutes:
 
     async def _work(self, method: Method, arguments: dict[str, object], timeout_s: float) -> bytes:
         """Return the result as JSON. Whatever else happens once user code runs is an outcome too, kept for repeats."""
+        deadline = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with deadline:
                 return encode_json(await method.call(**arguments))
         except RefusedError:
             raise
-        except TimeoutError:
+        except TimeoutError as error:
+            if not deadline.expired():  # the method's own, and none of ours
+                raise _failed(_unforeseen(method)) from error
             raise _failed(ExpiredError(f"{method.name}() did not answer within {timeout_s:g} s")) from None
         except asyncio.CancelledError:
             raise _failed(TeammateLostError(f"{method.name}() was cancelled", maybe_executed=True)) from None
         except CoveyError as error:
             raise _failed(error) from error
         except Exception as error:
-            _log.exception("%s() failed", method.name)
-            raise _failed(CoveyError(f"{method.name}() failed; the hub's log says why")) from error
+            raise _failed(_unforeseen(method)) from error
 
 
 async def _within(call: Awaitable[Outcome], timeout_s: float, name: str) -> Outcome:
@@ -126,6 +128,12 @@ async def _unkeyed(work: Callable[[], Awaitable[bytes]]) -> Outcome:
         return Outcome(is_result=True, body=await work())
     except Failed as failed:
         return Outcome(is_result=False, body=failed.outcome)
+
+
+def _unforeseen(method: Method) -> CoveyError:
+    """Log the exception that a method raised, and return what its caller may know of it."""
+    _log.exception("%s() failed", method.name)
+    return CoveyError(f"{method.name}() failed; the hub's log says why")
 
 
 def _failed(error: CoveyError) -> Failed:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: TID253 -- loaded by the server's start alone
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol  # noqa: TID253 -- as above
 
 EXTENSION: Final = "covey.takeover"
 # A peer that acknowledges nothing for so long is gone: a laptop that left the network says no goodbye.
@@ -24,6 +25,10 @@ HEADER_BYTES_MAX: Final = 64 << 10
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\nconnection: close\r\n"
     b"content-length: 45\r\n\r\nThe request's headers may have 65,536 bytes.\n"
+)
+_NO_HANDSHAKE: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 32\r\n\r\nThis is no WebSocket handshake.\n"
 )
 
 
@@ -68,6 +73,16 @@ class TakeoverProtocol(HttpToolsProtocol):
         self._expect_headers()
         extensions: dict[str, Any] = {EXTENSION: self.take_over}
         self.scope["extensions"] = extensions
+
+    def handle_websocket_upgrade(self) -> None:
+        """Upgrade, and refuse what the WebSocket library refuses before it asks anyone: uvicorn would say nothing."""
+        super().handle_websocket_upgrade()
+        websocket = self.transport.get_protocol()
+        if not isinstance(websocket, WebSocketsSansIOProtocol) or self.transport.is_closing():
+            return
+        if websocket.conn.handshake_exc is not None:
+            self.transport.write(b"".join(websocket.conn.data_to_send()) or _NO_HANDSHAKE)
+            self.transport.close()
 
     def take_over(self, make: Callable[[asyncio.Transport], asyncio.Protocol]) -> bool:
         """Give the connection to another protocol, for good; False when that cannot be done any more.

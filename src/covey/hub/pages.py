@@ -16,7 +16,7 @@ _TYPES: Final = {
     "svg": "image/svg+xml",
 }
 # No separators and no leading dot: a name of this form can only be a file of the folder itself.
-_FILE: Final = re.compile(r"[a-z][a-z0-9_]*\.(css|html|js|svg)", re.ASCII)
+_FILE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\.(css|html|js|svg)", re.ASCII)
 # Nothing inline and nothing from elsewhere: output of a session that looks like a script stays text.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -32,8 +32,8 @@ async def index(request: Request) -> Answer:
 async def asset(request: Request, name: str) -> Answer:
     """``GET /console/{name}``: one of the page's files, and no other file."""
     match = _FILE.fullmatch(name)
-    file = resources.files("covey.hub").joinpath("console", name)
-    if match is None or not file.is_file():
+    file = None if match is None else resources.files("covey.hub").joinpath("console", name)
+    if match is None or file is None or not file.is_file():
         return problem_response(not_found(request.path, hint="the page is at /"))
     headers = [
         ("content-type", _TYPES[match[1]]),

@@ -136,6 +136,8 @@ class StreamRoutes:
         if (existing.ring.retention, existing.overflow, is_durable) != (body.retain, body.overflow, body.durable):
             message = f"there is a stream {name!r} already, with other settings"
             raise NameTakenError(message, hint="close it first with DELETE, or choose another name")
+        if isinstance(existing, DurableStream):
+            await existing.open()  # the one who made it may have been told that it could not be kept
         return json_response(_described(existing))
 
     async def close(self, request: Request, name: str) -> Answer:  # noqa: ARG002 -- a handler

@@ -20,7 +20,7 @@ import msgspec
 from covey.children.output import OutputPipe
 from covey.children.process import ChildProcess, Exit, start_child
 from covey.context import current_principal
-from covey.errors import InvalidInputError, KeyReusedError, RefusedError, RemoteProtocolError, TooLargeError
+from covey.errors import CoveyError, InvalidInputError, KeyReusedError, RefusedError, RemoteProtocolError, TooLargeError
 from covey.repl.transcript import OutputKind, Record, Transcript, cut, fit_mime
 from covey.streams.event import EVENT_BYTES_MAX, encode_data
 from covey.streams.retention import Retention
@@ -61,6 +61,9 @@ PATIENT_BELLS: Final = 4
 INTERRUPT_REPORT_S: Final = 2.0
 # A process that closed its channel without ending can do nothing more for anyone.
 MUTE_GRACE_S: Final = 2.0
+# Of an exception's name and message; its text, which has both again, is what people read.
+NAME_BYTES_MAX: Final = 16 << 10
+MESSAGE_BYTES_MAX: Final = 64 << 10
 _INPUT: Final = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 _CELL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -175,6 +178,7 @@ class Session:
     ) -> None:
         self.name = name
         # Made and not looked up: a session that had the name before left its ended transcript behind.
+        self._streams = streams
         self.stream: Stream[object] = streams.create(f"{name}.out", object, retain=TRANSCRIPT, is_owned=True)
         self.incarnation = 0
         self._evaluator = evaluator
@@ -336,7 +340,9 @@ class Session:
             steps = await process.stop(partial(_ask_to_quit, process), timeout_s=timeout_s)
         if (self._phase, Turn.STOP) in TRANSITIONS:
             self._turn(Turn.STOP)
-        self.stream.close()
+        # Of two who stop it the first does: by the time of the second the name may be another session's.
+        if not self.stream.is_closed:
+            await self._streams.end(self.stream.name)
         return StopReport(tuple(steps), self._last_exit.status, self._last_exit.signal)
 
     # ---- the queue
@@ -396,7 +402,8 @@ class Session:
 
     # ---- interrupting
     def _want_stop(self, cell: Cell) -> None:
-        if self._process is None or (cell.is_stop_wanted and not cell.is_stop_heard):
+        is_ringing = cell.is_stop_wanted and not cell.is_stop_heard and cell.bells < BELLS_MAX
+        if self._process is None or is_ringing:
             return
         cell.is_stop_wanted, cell.is_stop_heard, cell.bells = True, False, 0
         if self._process.channel.is_open:
@@ -446,7 +453,12 @@ class Session:
         for pipe in self._pipes:
             pipe.read_waiting()
         for frame in frames:
-            self._on_frame(frame)
+            try:
+                self._on_frame(frame)
+            except (CoveyError, TypeError, ValueError) as error:
+                # The process itself makes only frames that become events; this one user code wrote into the channel.
+                self._on_channel_end(RemoteProtocolError(f"a frame cannot be told: {error}"))
+                return
 
     def _on_frame(self, frame: FromProcess) -> None:
         if isinstance(frame, Ready):
@@ -459,7 +471,9 @@ class Session:
             case Result():
                 self._publish("result", {"cell": frame.cell, "mime": fit_mime(frame.mime)})
             case Traceback():
-                said = {"name": cut(frame.name), "message": cut(frame.message, size_bytes_max=64 << 10)}
+                # All three together must fit one event: a class can have any name, and the text repeats it.
+                name = cut(frame.name, size_bytes_max=NAME_BYTES_MAX)
+                said = {"name": name, "message": cut(frame.message, size_bytes_max=MESSAGE_BYTES_MAX)}
                 self._publish("traceback", {"cell": frame.cell, **said, "text": cut(frame.text)})
             case Ask():
                 self._on_ask(running, frame)

@@ -60,11 +60,13 @@ class DurableStream(Stream[D]):
         is_owned: bool = False,
         is_opened: bool = False,
         is_replacing: bool = False,
+        deletion: asyncio.Future[None] | None = None,
     ) -> None:
         super().__init__(name, ring, data, clock=clock, is_owned=is_owned)
         self._engine = engine
         self._is_opened = is_opened
         self._is_replacing = is_replacing
+        self._deletion = deletion  # of an older log of this name, on its way: it must not take the new one
         self._opening = asyncio.Lock()
         self._commits: deque[_Commit] = deque()
         self._trimmed = ring.floor
@@ -80,7 +82,9 @@ class DurableStream(Stream[D]):
             return
         async with self._opening:
             if not self._is_opened:
-                if self._is_replacing:
+                if self._deletion is not None:
+                    await asyncio.wait([self._deletion])
+                if self._is_replacing or self._deletion is not None:
                     await self._engine.delete_log(self.name)
                 settings = msgspec.json.encode(Settings(self.ring.retention))
                 await self._engine.open_log(self.name, epoch=self.ring.epoch, settings=settings)

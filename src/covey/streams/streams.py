@@ -6,6 +6,8 @@ import asyncio
 import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from covey.errors import InvalidInputError, NameTakenError, RefusedError, StreamNotFoundError
@@ -28,6 +30,10 @@ D = TypeVar("D")
 # Six characters of 36: two runs of the same stream get the same epoch once in two thousand million.
 EPOCH_LENGTH: Final = 6
 ENDED_MAX: Final = 1000
+# What ended streams may hold together; the transcripts of a few stopped sessions would fill a small machine.
+ENDED_BYTES_MAX: Final = 256 << 20
+# Names looked at for near ones to a name that is not there: looking at 100,000 would hold up everybody for a second.
+NEAR_NAMES_MAX: Final = 1000
 
 
 class Streams:
@@ -57,7 +63,7 @@ class Streams:
         self.randomness: Randomness = randomness or SystemRandomness()
         self._by_name: dict[str, Stream[Any]] = {}
         self._ended: dict[str, float] = {}  # in order of their ends
-        self._chores: set[asyncio.Future[None]] = set()
+        self._deletions: dict[str, asyncio.Future[None]] = {}  # of logs whose streams are forgotten already
 
     async def __aenter__(self) -> Self:
         if self.engine is not None:
@@ -76,7 +82,7 @@ class Streams:
         await asyncio.gather(*(stream.settle() for stream in durable))
         self.close()
         if self.engine is not None:
-            await asyncio.gather(*self._chores, return_exceptions=True)
+            await asyncio.gather(*self._deletions.values(), return_exceptions=True)
             await self.engine.close()
 
     def stream(
@@ -140,8 +146,8 @@ class Streams:
         epoch = self.randomness.token(EPOCH_LENGTH)
         ring = Ring(epoch, (retain or Retention()).checked(), latest=overflow == "latest")
         if durable:
-            replaces = isinstance(existing, DurableStream)
-            stream: Stream[D] = self._durable(name, ring, data, overflow, is_owned=is_owned, is_replacing=replaces)
+            is_replacing = isinstance(existing, DurableStream)
+            stream: Stream[D] = self._durable(name, ring, data, overflow, is_owned=is_owned, is_replacing=is_replacing)
         else:
             stream = Stream(name, ring, data, clock=self.clock, overflow=overflow, is_owned=is_owned)
         self._by_name[name] = stream
@@ -156,7 +162,7 @@ class Streams:
         """
         stream = self._by_name.get(name)
         if stream is None:
-            raise StreamNotFoundError(name, near=difflib.get_close_matches(name, self._by_name, n=3))
+            raise StreamNotFoundError(name, near=self._near(name))
         return stream
 
     def matching(self, glob: str = "*") -> list[Stream[Any]]:
@@ -169,22 +175,37 @@ class Streams:
         Raises:
             StreamNotFoundError: there is none.
         """
-        await self.get(name).end()
-        self._ended[name] = self.clock.monotonic_s()
+        stream = self.get(name)
+        await stream.end()
+        # Someone else may have ended it meanwhile, and made another of its name, which must not be forgotten.
+        if self._by_name.get(name) is stream:
+            self._ended.setdefault(name, self.clock.monotonic_s())
         self._forget_ended()
 
+    def _near(self, name: str) -> list[str]:
+        return difflib.get_close_matches(name, islice(self._by_name, NEAR_NAMES_MAX), n=3)
+
     def _forget_ended(self) -> None:
-        """Forget what ended too long ago, and the oldest of too many: ended streams must not fill the memory."""
+        """Forget what ended too long ago, and the oldest of too much: ended streams must not fill the memory."""
         now_s = self.clock.monotonic_s()
+        size_bytes = sum(self._by_name[name].ring.size_bytes for name in self._ended)
         while self._ended:
             name, ended_s = next(iter(self._ended.items()))
-            if now_s - ended_s < self.ended_kept_s and len(self._ended) <= ENDED_MAX:
+            is_recent = now_s - ended_s < self.ended_kept_s
+            if is_recent and len(self._ended) <= ENDED_MAX and size_bytes <= ENDED_BYTES_MAX:
                 return
             del self._ended[name]
-            if isinstance(self._by_name.pop(name), DurableStream) and self.engine is not None:
-                chore = asyncio.ensure_future(self.engine.delete_log(name))
-                self._chores.add(chore)
-                chore.add_done_callback(self._chores.discard)
+            forgotten = self._by_name.pop(name)
+            size_bytes -= forgotten.ring.size_bytes
+            if isinstance(forgotten, DurableStream) and self.engine is not None:
+                deletion = self._deletions[name] = asyncio.ensure_future(self.engine.delete_log(name))
+                deletion.add_done_callback(partial(self._on_deleted, name))
+
+    def _on_deleted(self, name: str, deletion: asyncio.Future[None]) -> None:
+        if self._deletions.get(name) is deletion:
+            del self._deletions[name]
+        if not deletion.cancelled():
+            deletion.exception()  # the engine's next start finds the log again, ended, and it is tried once more
 
     def _durable(
         self, name: str, ring: Ring, data: Callable[..., D], overflow: Overflow, *, is_owned: bool, is_replacing: bool
@@ -196,7 +217,14 @@ class Streams:
         if overflow != "drop":
             raise InvalidInputError(f"a durable stream keeps what comes, it cannot have overflow {overflow!r}")
         return DurableStream(
-            name, ring, data, engine=self.engine, clock=self.clock, is_owned=is_owned, is_replacing=is_replacing
+            name,
+            ring,
+            data,
+            engine=self.engine,
+            clock=self.clock,
+            is_owned=is_owned,
+            is_replacing=is_replacing,
+            deletion=self._deletions.get(name),
         )
 
     async def _restore(self, engine: Engine) -> None:
