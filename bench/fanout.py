@@ -261,7 +261,10 @@ def measure_stalled(server: Server, program: Path, *, readers: int, seconds: flo
     if after["caught_up"] + after["freed"] < stalled:
         raise BrokenError(f"{after['caught_up']} of {stalled} stalled readers got on, {after['freed']} were let go")
     return {
-        "growth": (most_kib - before_kib) / stalled, "gaps": after["gaps"], "freed": after["freed"], "stalled": stalled
+        "growth": (most_kib - before_kib) / stalled,
+        "gaps": after["gaps"],
+        "freed": after["freed"],
+        "stalled": stalled,
     }
 
 

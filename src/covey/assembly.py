@@ -94,12 +94,11 @@ class Running:
 
     def status(self) -> Status:
         """Return what it does now."""
-        streams = self._hub.streams.matching()
         return Status(
             sessions=len(self._hub.team),
             readers=self._hub.readers.count,
-            streams=len(streams),
-            events_total=sum(stream.ring.head for stream in streams),
+            streams=len(self._hub.streams),
+            events_total=sum(stream.ring.head for stream in self._hub.streams),
             is_draining=self._hub.readers.is_draining,
         )
 

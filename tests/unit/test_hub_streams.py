@@ -177,6 +177,7 @@ async def test_a_poll_answers_at_once_with_what_is_there(served: Served) -> None
     assert (await served.http.get("/v1/streams/news")).json()["events"] == []
     reset = (await served.http.get("/v1/streams/news", params={"after": "zz.1"})).json()["events"]
     assert [event["kind"] for event in reset] == ["covey.reset", "message", "message"]
+    assert all(event["time"] > 1.7e9 for event in reset)
 
 
 @pytest.mark.requirement("hub.poll.wait")
@@ -357,6 +358,7 @@ async def test_head_and_options_answer_without_a_body(served: Served) -> None:
         ("GET", "/v1/streams/news?" + "&".join(["a"] * 10_000), 400),
         ("PUT", "/v1/streams/covey.own", 400),
         ("PUT", "/v1/streams/call.1", 400),
+        ("PUT", "/v1/streams/board", 422),
         ("POST", "/v1/streams/team", 403),
         ("DELETE", "/v1/streams/team", 403),
         ("PATCH", "/v1/streams/news", 405),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from covey.ports.engine import Engine, JournalEntry
 
 # How long an outcome can be asked for again, from the end of its call.
-KEEP_S: Final = 3600.0
+KEEP_S: Final = 7200.0
 RUNNING_MAX: Final = 10_000
 # How many finished calls are remembered, to tell a late cancel that it was late.
 FINISHED_MAX: Final = 10_000

@@ -10,7 +10,14 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from covey.errors import AuthenticationError, InvalidInputError, NameTakenError, RefusedError, StreamNotFoundError
+from covey.errors import (
+    AuthenticationError,
+    InvalidInputError,
+    MisfitError,
+    NameTakenError,
+    RefusedError,
+    StreamNotFoundError,
+)
 from covey.hub.chunks import Chunk, Chunks
 from covey.hub.fanout import Fanout
 from covey.hub.http import (
@@ -48,6 +55,7 @@ from covey.streams.event import Control, Item, Skipped, check_kind, encode_data
 from covey.streams.retention import OVERFLOWS, Overflow, Retention
 from covey.streams.stream import Draft, Reader, Stream
 from covey.streams.streams import Streams
+from covey.team.members import RESERVED_NAMES
 from covey.wire.names import check_name, check_own_name
 
 WAIT_MAX_S: Final = 60.0
@@ -119,6 +127,8 @@ class StreamRoutes:
     async def create(self, request: Request, name: str) -> Answer:
         """``PUT /v1/streams/{name}``: make a stream; again with the same settings is harmless."""
         check_own_name(name, what="a stream name")
+        if name in RESERVED_NAMES:
+            raise MisfitError(f"the stream {name!r} is the team's own", hint="choose another name")
         body = await request.json(CreateBody) if await _has_body(request) else CreateBody()
         if body.overflow not in OVERFLOWS or body.overflow == "wait":
             raise InvalidInputError(
@@ -312,12 +322,13 @@ class WebSocketAnswer:
         if handshake["type"] != "websocket.connect":
             return
         await send({"type": "websocket.accept"})
+        stream = self._reader.stream
 
         def deliver(events: str) -> Awaitable[None]:
             return send({"type": "websocket.send", "text": events})
 
         def beat() -> Awaitable[None]:
-            return deliver(render_frame([heartbeat(self._reader.stream.head, now_s=0.0)]))
+            return deliver(render_frame([heartbeat(stream.head, now_s=stream.now_s())]))
 
         options = self._options
         await deliver(render_frame([self._routes.opening(self._reader, options)]))
@@ -327,7 +338,7 @@ class WebSocketAnswer:
         ):
             await send({"type": "websocket.close", "code": 1000, "reason": "the stream ended"})
         else:
-            await deliver(render_frame([Control("covey.bye", {"reason": "draining"})]))
+            await deliver(render_frame([Control("covey.bye", {"reason": "draining"}, time_s=stream.now_s())]))
             await send({"type": "websocket.close", "code": 1012, "reason": "the hub is going away"})
 
 

@@ -224,6 +224,10 @@ class Stream(Generic[D]):
             self.is_closed = True
             self._wake()
 
+    def now_s(self) -> float:
+        """Return the time as the stream's events tell it, in seconds since 1970."""
+        return self._clock.wall_s()
+
     def on_change(self, waker: Callable[[], None]) -> None:
         """Call ``waker`` once, at the next append or the end, however often it was given; ``forget`` takes it back."""
         self._wakers[waker] = None
@@ -300,6 +304,7 @@ class Reader:
             self._seq, notice = ring.locate(Cursor(self._epoch, self._seq))
             self._epoch = ring.epoch
             if notice is not None:
+                notice.time_s = self.stream.now_s()
                 taken.append(notice)
         entries = ring.after(self._seq, count=count, size_bytes=size_bytes)
         if entries:
@@ -309,7 +314,7 @@ class Reader:
             self._seq = ring.head
         if self.is_at_end and not self.is_done:
             self.is_done = True
-            taken.append(Control("covey.end", {"head": ring.head_id}, id=ring.head_id))
+            taken.append(Control("covey.end", {"head": ring.head_id}, id=ring.head_id, time_s=self.stream.now_s()))
         return taken
 
     async def wait(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
@@ -84,6 +84,12 @@ class Streams:
         if self.engine is not None:
             await asyncio.gather(*self._deletions.values(), return_exceptions=True)
             await self.engine.close()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Stream[Any]]:
+        return iter(self._by_name.values())
 
     def stream(
         self,

@@ -1,0 +1,370 @@
+"""What a fleet of callers does to a service that loses capacity for ten seconds, under one policy after another.
+
+A service with 20 workers at 80 % load loses half of its capacity, or all but 2 % of it, or all. Ten clients go on
+calling it. The service is simulated; the policies are not: every call goes through a real ``Target``, and the service
+decides by a real ``Admission``, in a ``SimWorld`` whose clock jumps. Naive retries run beside the others as a control:
+a simulation in which they recover shows nothing.
+
+``--plot docs/images/brownout.svg`` draws the picture in docs/guides/failures.md (needs matplotlib).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import statistics
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from covey.context import remaining_s
+from covey.errors import ExpiredError, RefusedError
+from covey.resilience import Backoff, Breaker, Budget, Limit, Policy, Target
+from covey.resilience.admission import Admission
+from covey.resilience.deadline import passed_on_ms
+from covey.testing import SimWorld
+from covey.testing.randomness import SeededRandomness
+
+WORKERS: Final = 20
+SERVICE_S: Final = 0.05
+CAPACITY_PER_S: Final = WORKERS / SERVICE_S
+LOAD: Final = 0.8
+CLIENTS: Final = 10
+FAILURES: Final = 0.01
+# What an ordinary service has: a queue so long that nobody thought about it.
+BACKLOG_MAX: Final = 2000
+ATTEMPT_TIMEOUT_S: Final = 1.0
+TIMEOUT_S: Final = 5.0
+
+WARM_UP_S: Final = 10.0
+OUTAGE_S: Final = 10.0
+BACK_S: Final = WARM_UP_S + OUTAGE_S
+LATE_S: Final = BACK_S + 10.0
+END_S: Final = BACK_S + 30.0
+# How finely recovery is told, and what counts as having recovered.
+STEP_S: Final = 0.5
+RECOVERED_SHARE: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What the service does about too much work: a bounded queue, heed to deadlines, both, or nothing."""
+
+    is_bounded: bool = False
+    is_heeding: bool = False
+
+
+@dataclass(frozen=True)
+class Setup:
+    name: str
+    policy: Policy
+    receiver: Receiver = Receiver()
+
+
+@dataclass(frozen=True)
+class Outage:
+    name: str
+    speed: float
+
+
+HALF: Final = Outage("half", 0.5)
+NEARLY_DEAD: Final = Outage("2 %", 0.02)
+DEAD: Final = Outage("none", 0.0)
+OUTAGES: Final = (HALF, NEARLY_DEAD, DEAD)
+
+# No wait at all before a repeat; 0 would be refused, and rightly.
+AT_ONCE: Final = Backoff(first_s=1e-6, cap_s=1e-6)
+BOTH: Final = Receiver(is_bounded=True, is_heeding=True)
+
+
+def policy(
+    *,
+    attempts_max: int = 3,
+    backoff: Backoff = Backoff(),
+    budget: Budget | None = None,
+    breaker: Breaker | None = None,
+    limit: Limit | None = None,
+) -> Policy:
+    """Return a policy with only those layers that it is given."""
+    return Policy(
+        timeout_s=TIMEOUT_S,
+        attempt_timeout_s=ATTEMPT_TIMEOUT_S,
+        attempts_max=attempts_max,
+        backoff=backoff,
+        budget=budget,
+        breaker=breaker,
+        limit=limit,
+    )
+
+
+NO_RETRY: Final = Setup("no retries", policy(attempts_max=1))
+NAIVE: Final = Setup("naive: 3 attempts at once", policy(backoff=AT_ONCE))
+JITTER: Final = Setup("backoff with jitter", policy())
+BUDGET: Final = Setup("jitter, budget 10 %", policy(budget=Budget()))
+# Covey's defaults, but for the times of this experiment.
+DEFAULT: Final = Setup(
+    "covey: default policy, Admission", Policy(timeout_s=TIMEOUT_S, attempt_timeout_s=ATTEMPT_TIMEOUT_S), BOTH
+)
+SETUPS: Final = (
+    NO_RETRY,
+    NAIVE,
+    JITTER,
+    BUDGET,
+    Setup("jitter, budget 20 %", policy(budget=Budget(ratio=0.2))),
+    Setup("jitter, breaker", policy(breaker=Breaker())),
+    Setup("jitter, limit", policy(limit=Limit())),
+    Setup("jitter, deadline heeded", policy(), Receiver(is_heeding=True)),
+    Setup("jitter, bounded queue", policy(), Receiver(is_bounded=True)),
+    Setup("budget, Admission", policy(budget=Budget()), BOTH),
+    Setup("default policy, plain service", DEFAULT.policy),
+    DEFAULT,
+)
+
+
+@dataclass
+class Job:
+    answer: asyncio.Future[None]
+    due_s: float
+    work_s: float
+    begun_s: float = 0.0
+    resumed_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+
+
+class Service:
+    """Workers behind one queue. It goes on with what its caller has given up, as it does not hear of that."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, chance: random.Random, receiver: Receiver) -> None:
+        self._loop = loop
+        self._chance = chance
+        self._receiver = receiver
+        self._admission = Admission(workers=WORKERS)
+        self._queue: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._speed = 1.0
+        self.sent_at_s: list[float] = []
+
+    async def ask(self) -> None:
+        now_s = self._loop.time()
+        self.sent_at_s.append(now_s)
+        left_ms = passed_on_ms(remaining_s(now_s=now_s))
+        due_s = now_s + left_ms / 1000 if left_ms is not None else float("inf")
+        job = Job(self._loop.create_future(), due_s, self._chance.expovariate(1 / SERVICE_S))
+        self._receive(job)
+        await job.answer
+
+    def change(self, speed: float) -> None:
+        """Work at another speed from now on, also on what is being worked on."""
+        for job in self._running.values():
+            self._pause(job)
+        self._speed = speed
+        for job in self._running.values():
+            self._resume(job)
+        self._begin()
+
+    def _receive(self, job: Job) -> None:
+        queued = len(self._queue)
+        if queued >= BACKLOG_MAX:
+            raise RefusedError("the backlog is full")
+        if self._receiver.is_bounded:
+            left_s = job.due_s - self._loop.time() if self._receiver.is_heeding else None
+            refusal = self._admission.refuses(queued=queued, remaining_s=left_s)
+            if refusal is not None:
+                raise RefusedError(refusal.reason, retry_after_s=refusal.retry_after_s)
+        self._queue.append(job)
+        self._begin()
+
+    def _begin(self) -> None:
+        now_s = self._loop.time()
+        while self._queue and len(self._running) < WORKERS:
+            job = self._queue.popleft()
+            if self._receiver.is_heeding and self._admission.is_hopeless(remaining_s=job.due_s - now_s):
+                if not job.answer.done():
+                    job.answer.set_exception(ExpiredError("it could not finish in time"))
+                continue
+            job.begun_s = now_s
+            self._running[id(job)] = job
+            self._resume(job)
+
+    def _resume(self, job: Job) -> None:
+        job.resumed_s = self._loop.time()
+        if self._speed > 0:
+            job.timer = self._loop.call_later(job.work_s / self._speed, self._done, job)
+
+    def _pause(self, job: Job) -> None:
+        job.work_s -= (self._loop.time() - job.resumed_s) * self._speed
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+
+    def _done(self, job: Job) -> None:
+        del self._running[id(job)]
+        self._admission.served(self._loop.time() - job.begun_s)
+        if not job.answer.done():
+            if self._chance.random() < FAILURES:
+                job.answer.set_exception(ConnectionResetError("it failed, as things do"))
+            else:
+                job.answer.set_result(None)
+        self._begin()
+
+
+@dataclass
+class Run:
+    """What happened in one run, in seconds since its start."""
+
+    calls: list[tuple[float, float, bool]] = field(default_factory=list)  # began, ended, went well
+    sent_s: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(setup: Setup, outage: Outage, seed: int) -> Run:
+    world = SimWorld(seed)
+    chance = random.Random(f"{seed}/service")
+    run = Run()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        service = Service(loop, chance, setup.receiver)
+        targets = [
+            Target(f"client {number}", setup.policy, randomness=SeededRandomness(f"{seed}/{number}")).options(
+                idempotent=True
+            )
+            for number in range(CLIENTS)
+        ]
+
+        async def call(target: Target) -> None:
+            began_s = loop.time()
+            is_ok = False
+            try:
+                await target.call(service.ask)
+                is_ok = True
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the caller has no result
+                run.errors[type(error).__name__] += 1
+            run.calls.append((began_s - start_s, loop.time() - start_s, is_ok))
+
+        loop.call_later(WARM_UP_S, service.change, outage.speed)
+        loop.call_later(BACK_S, service.change, 1.0)
+        arrivals = random.Random(f"{seed}/arrivals")
+        async with asyncio.TaskGroup() as tasks:
+            while loop.time() - start_s < END_S:
+                await asyncio.sleep(arrivals.expovariate(LOAD * CAPACITY_PER_S))
+                tasks.create_task(call(arrivals.choice(targets)))
+        run.sent_s = [sent_s - start_s for sent_s in service.sent_at_s]
+
+    world.run(main)
+    return run
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One run in figures; see ``COLUMNS`` for what they mean."""
+
+    use: float
+    amplification: float
+    peak: float
+    amplification_late: float
+    recovery_s: float | None
+    late_success: float
+    told_s: float
+    goodput: list[float]
+
+
+def figures(run: Run, outage: Outage) -> Figures:
+    good_ends = [ended_s for _, ended_s, is_ok in run.calls if is_ok]
+    began = [began_s for began_s, _, _ in run.calls]
+    late = [is_ok for began_s, _, is_ok in run.calls if began_s >= LATE_S]
+    told = [ended - began for began, ended, is_ok in run.calls if not is_ok and WARM_UP_S <= began < BACK_S]
+    during = count_in(good_ends, WARM_UP_S, BACK_S)
+    sent_each_s, began_each_s = per_step(run.sent_s, 1.0), per_step(began, 1.0)
+    return Figures(
+        use=during / (outage.speed * CAPACITY_PER_S * OUTAGE_S) if outage.speed else 0.0,
+        amplification=count_in(run.sent_s, WARM_UP_S, BACK_S) / count_in(began, WARM_UP_S, BACK_S),
+        peak=max(sent_each_s[at] / began_each_s[at] for at in range(int(WARM_UP_S), int(END_S))),
+        amplification_late=count_in(run.sent_s, LATE_S, END_S) / count_in(began, LATE_S, END_S),
+        recovery_s=recovery_s(run),
+        late_success=sum(late) / len(late),
+        told_s=statistics.median(told) if told else 0.0,
+        goodput=[count / STEP_S for count in per_step(good_ends, STEP_S)],
+    )
+
+
+def count_in(moments_s: Iterable[float], begin_s: float, end_s: float) -> int:
+    return sum(begin_s <= moment_s < end_s for moment_s in moments_s)
+
+
+def per_step(moments_s: Iterable[float], step_s: float) -> list[int]:
+    counts = [0] * int(END_S / step_s)
+    for moment_s in moments_s:
+        if moment_s < END_S:
+            counts[int(moment_s / step_s)] += 1
+    return counts
+
+
+def recovery_s(run: Run) -> float | None:
+    """Return how long after the outage calls began to go well for good; None: not within the run."""
+    begun, good = [0] * int(END_S / STEP_S), [0] * int(END_S / STEP_S)
+    for began_s, _, is_ok in run.calls:
+        if began_s < END_S:
+            begun[int(began_s / STEP_S)] += 1
+            good[int(began_s / STEP_S)] += is_ok
+    first = int(BACK_S / STEP_S)
+    bad = [at for at in range(first, len(begun)) if good[at] < RECOVERED_SHARE * begun[at]]
+    if bad and bad[-1] >= len(begun) - 1 - int(1 / STEP_S):
+        return None
+    return (bad[-1] + 1 - first) * STEP_S if bad else 0.0
+
+
+def measured(task: tuple[Setup, Outage, int]) -> Figures:
+    setup, outage, seed = task
+    return figures(simulate(setup, outage, seed), outage)
+
+
+def row(setup: Setup, outage: Outage, found: Sequence[Figures]) -> dict[str, object]:
+    """Return one line: medians, and for what must hold in each run the worst one."""
+    recoveries = [one.recovery_s for one in found]
+    recovered = [one for one in recoveries if one is not None]
+    return {
+        "capacity left": outage.name,
+        "policy": setup.name,
+        "use %": 100 * statistics.median(one.use for one in found) if outage.speed else None,
+        "use %, worst": 100 * min(one.use for one in found) if outage.speed else None,
+        "amplification": statistics.median(one.amplification for one in found),
+        "peak": statistics.median(one.peak for one in found),
+        "peak, worst": max(one.peak for one in found),
+        "10 s later": statistics.median(one.amplification_late for one in found),
+        "recovery s": statistics.median(recovered) if len(recovered) * 2 > len(found) else "never",
+        "recovery s, worst": max(recovered) if len(recovered) == len(found) else "never",
+        "never recovered": len(found) - len(recovered),
+        "late success %": 100 * statistics.mean(one.late_success for one in found),
+        "told after s": statistics.median(one.told_s for one in found),
+        "seeds": len(found),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Simulate brown-outs under one policy after another.")
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--only", default="", help="only policies with this in their name")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args()
+    setups = [setup for setup in SETUPS if options.only in setup.name]
+    rows: list[dict[str, object]] = []
+    with multiprocessing.Pool(options.processes) as pool:
+        for outage in OUTAGES:
+            for setup in setups:
+                found = pool.map(measured, [(setup, outage, seed) for seed in range(options.seeds)], chunksize=1)
+                rows.append(row(setup, outage, found))
+                if not options.json:
+                    print({k: (round(v, 3) if isinstance(v, float) else v) for k, v in rows[-1].items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
