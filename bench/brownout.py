@@ -50,6 +50,7 @@ END_S: Final = BACK_S + 30.0
 # How finely recovery is told, and what counts as having recovered.
 STEP_S: Final = 0.5
 RECOVERED_SHARE: Final = 0.95
+QUICK: Final = 4
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ class Service:
         if self._receiver.is_bounded:
             left_s = job.due_s - self._loop.time() if self._receiver.is_heeding else None
             refusal = self._admission.refuses(queued=queued, remaining_s=left_s)
+            if refusal is not None and refusal.reason == "hopeless":
+                raise ExpiredError("it would not finish in time")
             if refusal is not None:
                 raise RefusedError(refusal.reason, retry_after_s=refusal.retry_after_s)
         self._queue.append(job)
@@ -184,13 +187,18 @@ class Service:
         now_s = self._loop.time()
         while self._queue and len(self._running) < WORKERS:
             job = self._queue.popleft()
-            if self._receiver.is_heeding and self._admission.is_hopeless(remaining_s=job.due_s - now_s):
+            if self._is_hopeless(job, now_s):
                 if not job.answer.done():
                     job.answer.set_exception(ExpiredError("it could not finish in time"))
                 continue
             job.begun_s = now_s
             self._running[id(job)] = job
             self._resume(job)
+
+    def _is_hopeless(self, job: Job, now_s: float) -> bool:
+        return self._receiver.is_heeding and self._admission.is_hopeless(
+            remaining_s=job.due_s - now_s, queued=len(self._queue)
+        )
 
     def _resume(self, job: Job) -> None:
         job.resumed_s = self._loop.time()
@@ -272,6 +280,7 @@ class Figures:
     amplification_late: float
     recovery_s: float | None
     late_success: float
+    quick_s: float | None
     told_s: float
     goodput: list[float]
 
@@ -282,14 +291,15 @@ def figures(run: Run, outage: Outage) -> Figures:
     late = [is_ok for began_s, _, is_ok in run.calls if began_s >= LATE_S]
     told = [ended - began for began, ended, is_ok in run.calls if not is_ok and WARM_UP_S <= began < BACK_S]
     during = count_in(good_ends, WARM_UP_S, BACK_S)
-    sent_each_s, began_each_s = per_step(run.sent_s, 1.0), per_step(began, 1.0)
+    sent_each_s = per_step(run.sent_s, 1.0)
     return Figures(
         use=during / (outage.speed * CAPACITY_PER_S * OUTAGE_S) if outage.speed else 0.0,
         amplification=count_in(run.sent_s, WARM_UP_S, BACK_S) / count_in(began, WARM_UP_S, BACK_S),
-        peak=max(sent_each_s[at] / began_each_s[at] for at in range(int(WARM_UP_S), int(END_S))),
+        peak=max(sent_each_s[int(WARM_UP_S) :]) / (LOAD * CAPACITY_PER_S),
         amplification_late=count_in(run.sent_s, LATE_S, END_S) / count_in(began, LATE_S, END_S),
         recovery_s=recovery_s(run),
         late_success=sum(late) / len(late),
+        quick_s=quick_s(run),
         told_s=statistics.median(told) if told else 0.0,
         goodput=[count / STEP_S for count in per_step(good_ends, STEP_S)],
     )
@@ -321,9 +331,29 @@ def recovery_s(run: Run) -> float | None:
     return (bad[-1] + 1 - first) * STEP_S if bad else 0.0
 
 
+def quick_s(run: Run) -> float | None:
+    """Return how long after the outage calls began to be as quick as before, by the median; None: not in the run."""
+    took_s: list[list[float]] = [[] for _ in range(int(END_S / STEP_S))]
+    for began_s, ended_s, is_ok in run.calls:
+        if began_s < END_S:
+            took_s[int(began_s / STEP_S)].append(ended_s - began_s if is_ok else TIMEOUT_S)
+    first = int(BACK_S / STEP_S)
+    slow = [at for at in range(first, len(took_s)) if statistics.median(took_s[at]) > QUICK * SERVICE_S]
+    if slow and slow[-1] >= len(took_s) - 1 - int(1 / STEP_S):
+        return None
+    return (slow[-1] + 1 - first) * STEP_S if slow else 0.0
+
+
 def measured(task: tuple[Setup, Outage, int]) -> Figures:
     setup, outage, seed = task
     return figures(simulate(setup, outage, seed), outage)
+
+
+def median_of(times_s: Sequence[float | None]) -> float | str:
+    """Return the median, where None is longer than the run."""
+    known = sorted(time_s for time_s in times_s if time_s is not None)
+    middle = len(times_s) // 2
+    return known[middle] if middle < len(known) else "never"
 
 
 def row(setup: Setup, outage: Outage, found: Sequence[Figures]) -> dict[str, object]:
@@ -343,6 +373,7 @@ def row(setup: Setup, outage: Outage, found: Sequence[Figures]) -> dict[str, obj
         "recovery s, worst": max(recovered) if len(recovered) == len(found) else "never",
         "never recovered": len(found) - len(recovered),
         "late success %": 100 * statistics.mean(one.late_success for one in found),
+        "quick again s": median_of([one.quick_s for one in found]),
         "told after s": statistics.median(one.told_s for one in found),
         "seeds": len(found),
     }

@@ -171,7 +171,8 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         results = runner.run(measure(options.starts, options.cells))
     if options.json:
-        print(json.dumps(results, indent=2))
+        rows = [{"what": name, **values} for name, values in results.items()]
+        print(json.dumps({"title": "Sessions inside the hub, beside a bare process and a bare socket", "rows": rows}))
     else:
         for name, values in results.items():
             print(f"{name:45}", *(f"{key} {value:>9}" for key, value in values.items()))

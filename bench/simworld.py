@@ -60,7 +60,7 @@ def sleepers() -> SimWorld:
     world = SimWorld(1)
 
     async def sleep() -> None:
-        while world.now_s < HOUR_S:
+        for _ in range(11):
             await asyncio.sleep(world.randomness.uniform(60, 600))
 
     async def main() -> None:
@@ -81,6 +81,8 @@ async def echo() -> None:
         for _ in range(ECHOES):
             writer.write(b"ping\n")
             await reader.readline()
+        writer.write_eof()
+        await reader.read()
         writer.close()
 
 
@@ -122,7 +124,7 @@ def main() -> None:
     as_json = parser.parse_args().json
     rows = [
         idle_row(f"{CONNECTIONS} connections, a heartbeat each every {HEARTBEAT_S:.0f} s, an hour", heartbeats),
-        idle_row(f"{SLEEPERS} tasks that sleep 1 to 10 min, an hour", sleepers),
+        idle_row(f"{SLEEPERS} tasks that sleep 1 to 10 min, eleven times", sleepers),
         busy_row("a turn handed on by sleep(0)", hand_on, YIELDS),
         busy_row("an echo over a connection", echo, ECHOES),
     ]

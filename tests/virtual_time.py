@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import ParamSpec
@@ -49,7 +50,8 @@ def virtual(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, N
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(main())
 
-    del run.__wrapped__  # type: ignore[attr-defined]  # or pytest-asyncio would take it for a coroutine function
+    del run.__wrapped__  # or pytest-asyncio would take it for a coroutine function
+    vars(run)["__signature__"] = inspect.signature(test)  # for pytest, which looks for the names of fixtures
     return run
 
 

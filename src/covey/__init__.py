@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from covey.client.sse import subscribe as subscribe
     from covey.client.sse import subscribe_sync as subscribe_sync
     from covey.errors import CoveyError as CoveyError
+    from covey.resilience.policy import Policy as Policy
+    from covey.resilience.target import Target as Target
+    from covey.resilience.timeout import timeout as timeout
     from covey.streams.event import Event as Event
     from covey.streams.retention import Retention as Retention
     from covey.streams.stream import Stream as Stream
@@ -29,31 +32,37 @@ __version__: Final = "0.1.0"
 _HOMES: Final = {
     "CoveyError": "covey.errors",
     "Event": "covey.streams.event",
+    "Policy": "covey.resilience.policy",
     "Retention": "covey.streams.retention",
     "ServerSentEvent": "covey.wire.event_stream",
     "Stream": "covey.streams.stream",
     "Streams": "covey.streams.streams",
+    "Target": "covey.resilience.target",
     "aparse_event_stream": "covey.wire.event_stream",
     "asgi": "covey.assembly",
     "parse_event_stream": "covey.wire.event_stream",
     "serve": "covey.assembly",
     "subscribe": "covey.client.sse",
     "subscribe_sync": "covey.client.sse",
+    "timeout": "covey.resilience.timeout",
 }
 
 __all__ = [  # noqa: PLE0604, RUF100 -- the names of the table above, spelled out for readers and type checkers
     "CoveyError",
     "Event",
+    "Policy",
     "Retention",
     "ServerSentEvent",
     "Stream",
     "Streams",
+    "Target",
     "aparse_event_stream",
     "asgi",
     "parse_event_stream",
     "serve",
     "subscribe",
     "subscribe_sync",
+    "timeout",
 ]
 
 

@@ -31,7 +31,8 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert admission.refuses(queued=49) is None
     refusal = admission.refuses(queued=50)
     assert refusal is not None
-    assert (refusal.reason, refusal.retry_after_s) == ("full", pytest.approx(0.25))
+    assert refusal.reason == "full"
+    assert refusal.retry_after_s == pytest.approx(0.25)
 
 
 @pytest.mark.requirement("admission.hopeless")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from covey.cli.main import main
 
 @pytest.mark.requirement("cli.why")
 def test_it_says_what_an_error_means_and_what_a_policy_does(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["why", "[Errno 104]", "Connection", "reset", "by", "peer"]) == 0
+    assert main(["why", f"[Errno {errno.ECONNRESET}]", "Connection", "reset", "by", "peer"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("errno ECONNRESET: ambiguous")
     assert "it ran perhaps" in said

@@ -154,8 +154,10 @@ CASES: list[tuple[BaseException, tuple[str, str, str]]] = [
     (foreign("asyncpg", "PostgresError", sqlstate="22012"), ("permanent", "no", "none")),
     (foreign("psycopg2", "OperationalError", pgcode="57P01"), ("transient", "maybe", "reconnect")),
     (foreign("redis.exceptions", "ReadOnlyError"), ("transient", "no", "backoff")),
-    (foreign("pymongo", "OpError", has_error_label=lambda _, label: label == "RetryableWriteError"),
-     ("transient", "maybe", "backoff")),
+    (
+        foreign("pymongo", "OpError", has_error_label=lambda _, label: label == "RetryableWriteError"),
+        ("transient", "maybe", "backoff"),
+    ),
     (foreign("websockets.exceptions", "ConnectionClosedError", rcvd=None), ("transient", "maybe", "reconnect")),
     (TransientError("x"), ("transient", "maybe", "hint")),
     (HubUnreachableError("x"), ("transient", "no", "hint")),
@@ -206,14 +208,18 @@ def test_an_unknown_error_is_judged_by_its_cause_a_known_one_by_itself() -> None
 
 @pytest.mark.requirement("resilience.outcome.chain")
 def test_an_error_raised_while_another_was_handled_may_be_about_something_else() -> None:
+    async def refuse() -> None:
+        raise OSError(errno.ECONNREFUSED, "the first server")
+
     def caught() -> BaseException:
         try:
             try:
-                raise OSError(errno.ECONNREFUSED, "the first server")
+                asyncio.run(refuse())
             except OSError:
                 raise foreign("mylib", "SecondServerError")  # noqa: B904 -- what this is about
         except Exception as error:  # noqa: BLE001 -- it is what is looked at
             return error
+        raise AssertionError
 
     assert meaning(caught()) == ("ambiguous", "maybe", "backoff")
 
@@ -309,6 +315,7 @@ HINTS: list[tuple[dict[str, str], Hints]] = [
         },
         Hints(8.0),
     ),
+    ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "5000"}, Hints()),
     ({"anthropic-ratelimit-requests-reset": "2026-01-01T00:00:12Z"}, Hints(12.0)),
     ({"ratelimit-reset": "15"}, Hints(15.0)),
     ({"x-ratelimit-reset": str(int(WALL_S) + 40)}, Hints(40.0)),
@@ -361,14 +368,14 @@ def test_hints_are_found_on_errors() -> None:
         ("HTTP/1.1 503 Service Unavailable", "http 503"),
         ("ECONNRESET", "errno ECONNRESET"),
         ("econnreset", "errno ECONNRESET"),
-        ("[Errno 111] Connect call failed", "errno ECONNREFUSED"),
+        (f"[Errno {errno.ECONNREFUSED}] Connect call failed", "errno ECONNREFUSED"),
         ("OSError: Connection reset by peer", "errno ECONNRESET"),
         ("httpx.ReadTimeout", "python httpx.ReadTimeout"),
         ("ReadTimeout", "python httpx.ReadTimeout"),
         ("asyncio.exceptions.CancelledError", "python asyncio.CancelledError"),
         ("{'type': 'overloaded_error'}", "llm overloaded_error"),
         ("ERROR: 40001 could not serialize", "sqlstate 40001"),
-        ("104", "errno ECONNRESET"),
+        (str(errno.ECONNRESET), "errno ECONNRESET"),
     ],
 )
 def test_a_text_is_found_in_the_table(text: str, first: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from covey.errors import InvalidInputError
 from covey.testing import Conditions, SimWorld
-from covey.testing.network import CONNECT_GIVE_UP_S, DATA_GIVE_UP_S
+from covey.testing.connection import DATA_GIVE_UP_S
+from covey.testing.network import CONNECT_GIVE_UP_S
 
 T = TypeVar("T")
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -34,7 +34,9 @@ def test_an_error_that_nobody_awaited_comes_out() -> None:
 
     async def main() -> None:
         world.spawn(fail, host="hub")
-        await asyncio.sleep(1)
+        for _ in range(3000):  # more than a world keeps of those that went well
+            world.spawn(asyncio.sleep(0))
+            await asyncio.sleep(1)
 
     with pytest.raises(KeyError):
         world.run(main)
@@ -169,8 +171,14 @@ def test_what_crashed_is_let_go_of_without_a_warning() -> None:
             await asyncio.sleep(1)  # in vain
             raise KeyError("unseen")
 
+    async def outer() -> None:
+        try:
+            await work()
+        finally:
+            await asyncio.gather(asyncio.sleep(1), asyncio.sleep(2))
+
     async def main() -> None:
-        world.spawn(work, host="hub")
+        world.spawn(outer, host="hub")
         await asyncio.sleep(1)
         world.crash("hub")
 

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "repl": "start a Python session on a hub, or attach to one",
     "ps": "list who is on the hub: sessions and other teammates",
     "stop": "stop sessions and other teammates by name",
+    "why": "say what an error means, and what a policy does about it",
     "version": "print the version",
 }
 # As a shell reports a program that SIGPIPE or SIGINT ended.

@@ -76,10 +76,8 @@ def _plan(row: Row) -> str:
     from covey.resilience.retry import REASONS, reason_against
 
     outcome = outcome_of(row)
-    plain, repeatable = (
-        reason_against(outcome, attempt=1, attempts_max=3, is_repeatable=is_repeatable, is_nested=False)
-        for is_repeatable in (False, True)
-    )
+    plain = reason_against(outcome, attempt=1, attempts_max=3, is_repeatable=False, is_nested=False)
+    repeatable = reason_against(outcome, attempt=1, attempts_max=3, is_repeatable=True, is_nested=False)
     wait = {
         "hint": "after the time the target asked for, or else a jittered backoff",
         "immediate": "at once",

@@ -83,6 +83,9 @@ class Admission:
     def refuses(self, *, queued: int, remaining_s: float | None = None) -> Refusal | None:
         """Return why one more is not taken, or None when it is.
 
+        What is full is refused with ``retry_after_s``; what is hopeless has expired, and says nothing about the
+        receiver: answered as a refusal it would make its caller hold back, and send the next one even later.
+
         Args:
             queued: how many wait already.
             remaining_s: until its deadline; None when it has none.
@@ -90,15 +93,28 @@ class Admission:
         wait_s = queued * self._service_s / self.workers
         if queued >= self.queue_max:
             return Refusal("full", max(wait_s, self.margin_s))
-        if remaining_s is not None and wait_s + self.needed_s > remaining_s:
+        if remaining_s is not None and wait_s + self._needed_beside(queued) > remaining_s:
             return Refusal("hopeless", max(wait_s, self.margin_s))
         return None
 
-    def is_hopeless(self, *, remaining_s: float | None) -> bool:
-        """Return whether what has waited its turn can no longer finish in time, so that beginning it helps nobody."""
-        return remaining_s is not None and remaining_s < self.needed_s
+    def is_hopeless(self, *, remaining_s: float | None, queued: int = 1) -> bool:
+        """Return whether what has waited its turn can no longer finish in time, so that beginning it helps nobody.
+
+        Args:
+            remaining_s: until its deadline; None when it has none.
+            queued: how many others wait.
+        """
+        return remaining_s is not None and remaining_s < self._needed_beside(queued)
 
     @property
     def needed_s(self) -> float:
         """What must remain for work to be worth beginning."""
         return max(self.margin_s, self._service_s)
+
+    def _needed_beside(self, queued: int) -> float:
+        """Return the same where so many others wait.
+
+        Where nobody does, trying keeps nobody waiting, and it is the only way to learn that serving takes less than it
+        did: a receiver that was slow for a while would otherwise refuse everything for good.
+        """
+        return self.needed_s if queued else self.margin_s

@@ -86,22 +86,26 @@ REFUSE: Final = -1
 
 
 class BreakerState:
-    """Where it stands, for one target. Each method that may move it returns the state it moved to, or None."""
+    """Where it stands, for one target. Each method that may move it returns the state it moved to, or None.
+
+    While it is closed and before ``bucket_ends_s``, a success is ``ok`` plus one and ``refusals`` zero: a target counts
+    so by itself where it can't afford the call of a method.
+    """
 
     __slots__ = (
-        "_bucket_ends_s",
         "_bucket_s",
         "_failed",
-        "_ok",
         "_open_until_s",
         "_openings",
         "_probe",
         "_probe_due_s",
         "_probes_ok",
-        "_refusals",
         "_rule",
         "_serial",
         "_windows",
+        "bucket_ends_s",
+        "ok",
+        "refusals",
         "state",
     )
 
@@ -139,10 +143,10 @@ class BreakerState:
     def succeeded(self, now_s: float, probe: int = PASS) -> State | None:
         """Count a call that was answered."""
         if self.state is State.CLOSED:
-            self._refusals = 0
-            if now_s >= self._bucket_ends_s:
+            self.refusals = 0
+            if now_s >= self.bucket_ends_s:
                 self._turn(now_s)
-            self._ok += 1
+            self.ok += 1
             return None
         if not self._is_current(probe):
             # It left before the breaker opened, or was given up: it says nothing about now.
@@ -165,10 +169,10 @@ class BreakerState:
             probe: what ``admit`` gave.
         """
         if self.state is State.CLOSED:
-            if now_s >= self._bucket_ends_s:
+            if now_s >= self.bucket_ends_s:
                 self._turn(now_s)
             self._failed += 1
-            self._refusals = self._refusals + 1 if is_refusal else 0
+            self.refusals = self.refusals + 1 if is_refusal else 0
             return self._open(Input.TRIPPED, now_s, jitter) if self._is_enough() else None
         if not self._is_current(probe):
             return None
@@ -189,10 +193,10 @@ class BreakerState:
         return self.state is State.HALF_OPEN and probe != PASS and probe == self._probe
 
     def _is_enough(self) -> bool:
-        if self._refusals >= self._rule.refusals_max:
+        if self.refusals >= self._rule.refusals_max:
             return True
         failed = self._failed + sum(failed for _, failed in self._windows)
-        calls = failed + self._ok + sum(ok for ok, _ in self._windows)
+        calls = failed + self.ok + sum(ok for ok, _ in self._windows)
         return calls >= self._rule.calls_min and failed >= self._rule.failure_rate * calls
 
     def _open(self, why: Input, now_s: float, jitter: float) -> State:
@@ -209,19 +213,19 @@ class BreakerState:
 
     def _begin_window(self, now_s: float) -> None:
         self._windows: list[tuple[int, int]] = []
-        self._ok = 0
+        self.ok = 0
         self._failed = 0
-        self._refusals = 0
-        self._bucket_ends_s = now_s + self._bucket_s
+        self.refusals = 0
+        self.bucket_ends_s = now_s + self._bucket_s
 
     def _turn(self, now_s: float) -> None:
         """Close the bucket that is over and forget those that left the window."""
-        passed = int((now_s - self._bucket_ends_s) / self._bucket_s) + 1
+        passed = int((now_s - self.bucket_ends_s) / self._bucket_s) + 1
         if passed >= _BUCKETS:
             self._windows = []
         else:
             gone = [(0, 0)] * (passed - 1)
-            self._windows = [*self._windows, (self._ok, self._failed), *gone][-(_BUCKETS - 1) :]
-        self._ok = 0
+            self._windows = [*self._windows, (self.ok, self._failed), *gone][-(_BUCKETS - 1) :]
+        self.ok = 0
         self._failed = 0
-        self._bucket_ends_s += passed * self._bucket_s
+        self.bucket_ends_s += passed * self._bucket_s

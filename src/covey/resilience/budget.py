@@ -44,19 +44,19 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 class BudgetState:
     """What is left of it, for one target."""
 
-    __slots__ = ("_burst", "_floor_s", "_ratio", "_spent_at_s", "tokens")
+    __slots__ = ("_floor_s", "_ratio", "_spent_at_s", "burst", "tokens")
 
     def __init__(self, rule: Budget, *, now_s: float) -> None:
         self._ratio = rule.ratio
-        self._burst = float(rule.burst)
+        self.burst = float(rule.burst)
         self._floor_s = rule.floor_s
         self._spent_at_s = now_s
-        self.tokens = self._burst
+        self.tokens = self.burst
 
     def deposit(self) -> None:
         """Count a first attempt."""
-        tokens = self.tokens + self._ratio
-        self.tokens = min(tokens, self._burst)
+        if self.tokens < self.burst:
+            self.tokens = min(self.tokens + self._ratio, self.burst)
 
     def withdraw(self, now_s: float) -> bool:
         """Pay for one repeat; False when there is nothing to pay with."""

@@ -96,9 +96,7 @@ class DetectorState:
         self._heard_at_s = now_s
         self._suspect_at_s = now_s
         # Two made-up intervals around the expected one, so that the first real ones don't decide alone.
-        self._intervals_s = deque(
-            (rule.heartbeat_s * 0.75, rule.heartbeat_s * 1.25), maxlen=_INTERVALS_MAX
-        )
+        self._intervals_s = deque((rule.heartbeat_s * 0.75, rule.heartbeat_s * 1.25), maxlen=_INTERVALS_MAX)
         self._confirmed_by: set[str] = set()
         self.life = Life.ALIVE
         self.epoch = 1

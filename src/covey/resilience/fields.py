@@ -16,7 +16,7 @@ def check_seconds(name: str, value: object, *, is_optional: bool = False) -> Non
     """
     if is_optional and value is None:
         return
-    if not _is_number(value) or not 0 < value:
+    if not _is_number(value) or not value > 0:
         off = " or None" if is_optional else ""
         raise _misfit(name, value, f"a finite number of seconds above 0{off}")
 

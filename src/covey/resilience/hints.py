@@ -60,11 +60,13 @@ def read_hints(headers: Mapping[str, str], *, wall_s: float) -> Hints:
 def _longest_reset_s(lowered: Mapping[str, str], wall_s: float) -> float | None:
     """Return when the last of the exhausted limits opens again.
 
-    Limits that have something left say nothing about a refusal; where none says how much is left, all count.
+    Limits that have something left say nothing about a refusal: services name them in every answer, also in one that
+    failed for another reason. Where none is exhausted, those count that don't say how much is left.
     """
     resets = {name: value for name, value in lowered.items() if name.endswith("-reset") or "ratelimit-reset" in name}
-    exhausted = {name: value for name, value in resets.items() if _remaining(lowered, name) == "0"}
-    waits = [_reset_s(value, wall_s) for value in (exhausted or resets).values()]
+    exhausted = [value for name, value in resets.items() if _remaining(lowered, name) == "0"]
+    unclear = [value for name, value in resets.items() if _remaining(lowered, name) is None]
+    waits = [_reset_s(value, wall_s) for value in exhausted or unclear]
     return max((wait for wait in waits if wait is not None), default=None)
 
 

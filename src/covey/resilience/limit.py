@@ -74,63 +74,68 @@ class LimitState:
         "_sum_s",
         "_threshold",
         "_usual_s",
-        "_waiting",
         "_window_ends_s",
         "in_flight",
         "limit",
+        "places",
+        "queued",
         "typical_s",
     )
 
     def __init__(self, rule: Limit, *, now_s: float) -> None:
         self._rule = rule
         self.limit = float(rule.start)
+        # The limit in whole places, which is what a call is compared with.
+        self.places = rule.start
         self.in_flight = 0
         # How long a successful call took lately; 0 while nothing is known.
         self.typical_s = 0.0
         self._usual_s = 0.0
         self._threshold = 0.0
         self._shrunk_at_s = now_s - _SHRINK_EVERY_S
-        self._waiting: OrderedDict[Hashable, None] = OrderedDict()
-        self._begin_window(now_s)
+        self.queued: OrderedDict[Hashable, None] = OrderedDict()
+        self._sum_s = 0.0
+        self._count = 0
+        self._peak = 0
+        self._window_ends_s = now_s + _WINDOW_S
 
     @property
     def waiting(self) -> int:
         """How many wait for their turn."""
-        return len(self._waiting)
+        return len(self.queued)
 
     def enter(self) -> bool:
         """Take a place if there is one and nobody waits for it."""
         in_flight = self.in_flight
-        if in_flight >= self.limit or self._waiting:
+        if in_flight >= self.places or self.queued:
             return False
         self.in_flight = in_flight = in_flight + 1
-        if in_flight > self._peak:
-            self._peak = in_flight
+        self._peak = max(self._peak, in_flight)
         return True
 
     def queue(self, ticket: Hashable) -> bool:
         """Wait for a place; False when too many do."""
-        if len(self._waiting) >= self._rule.queue_max:
+        if len(self.queued) >= self._rule.queue_max:
             return False
-        self._waiting[ticket] = None
+        self.queued[ticket] = None
         return True
 
     def expected_wait_s(self) -> float:
         """Return how long one who comes now would wait, by what is known; 0 when nothing is."""
-        return (len(self._waiting) + 1) / self.limit * self.typical_s
+        return (len(self.queued) + 1) / self.limit * self.typical_s
 
     def abandon(self, ticket: Hashable) -> bool:
         """Stop waiting; False when the ticket was given its place already, which then must be left."""
-        if ticket not in self._waiting:
+        if ticket not in self.queued:
             return False
-        del self._waiting[ticket]
+        del self.queued[ticket]
         return True
 
     def hand_over(self) -> list[Hashable]:
         """Give free places to those who waited longest, and return their tickets: they are in."""
         granted: list[Hashable] = []
-        while self._waiting and self.in_flight < self.limit:
-            ticket, _ = self._waiting.popitem(last=False)
+        while self.queued and self.in_flight < self.places:
+            ticket, _ = self.queued.popitem(last=False)
             self.in_flight += 1
             self._peak = max(self._peak, self.in_flight)
             granted.append(ticket)
@@ -143,7 +148,7 @@ class LimitState:
         self._count = count = self._count + 1
         if self.limit < self._threshold:
             # Recovering: one more for each success doubles it with each round.
-            self.limit = min(self.limit + 1.0, self._threshold)
+            self._set(min(self.limit + 1.0, self._threshold))
             return True
         if now_s < self._window_ends_s or count < _SAMPLES_MIN:
             return False
@@ -161,13 +166,13 @@ class LimitState:
         self._shrunk_at_s = now_s
         self._threshold = 0.0
         before = self.limit
-        self.limit = max(float(self._rule.least), before * _SHRINK)
+        self._set(max(float(self._rule.least), before * _SHRINK))
         return self.limit != before
 
     def recovered(self) -> None:
         """Start low and climb back: the target is there again, and others come back too."""
         self._threshold = self.limit
-        self.limit = float(self._rule.least)
+        self._set(float(self._rule.least))
 
     def _close_window(self, now_s: float) -> bool:
         mean_s = self._sum_s / self._count
@@ -177,7 +182,7 @@ class LimitState:
         before = self.limit
         # Where fewer calls were made than allowed, quick answers say nothing about more of them.
         if self._peak * 2 >= before:
-            self.limit = self._towards(before, mean_s)
+            self._set(self._towards(before, mean_s))
         self._begin_window(now_s)
         return self.limit != before
 
@@ -186,6 +191,10 @@ class LimitState:
         gradient = 1.0 if mean_s <= allowed_s else max(_GRADIENT_MIN, allowed_s / mean_s)
         wanted = limit * gradient + self._rule.headroom
         return min(max(limit + (wanted - limit) * _SMOOTHING, float(self._rule.least)), float(self._rule.most))
+
+    def _set(self, limit: float) -> None:
+        self.limit = limit
+        self.places = int(limit)
 
     def _begin_window(self, now_s: float) -> None:
         self._sum_s = 0.0

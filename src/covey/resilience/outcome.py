@@ -135,7 +135,7 @@ class Outcomes:
         if status < 400:
             return None
         row = self.row("http", str(status)) or self.row("http", "500" if status >= 500 else "400")
-        outcome = _outcome(row) if row is not None else UNKNOWN
+        outcome = outcome_of(row) if row is not None else UNKNOWN
         return _hinted(outcome, read_hints(headers, wall_s=wall_s))
 
     def _of_chain(self, error: BaseException) -> Outcome:
@@ -221,7 +221,8 @@ def at_phase(outcome: Outcome, phase: Phase) -> Outcome:
     return outcome
 
 
-def _outcome(row: Row) -> Outcome:
+def outcome_of(row: Row) -> Outcome:
+    """Return what a row means for an error that shows no more than that."""
     return Outcome(
         verdict=row.verdict,
         executed=row.executed,
@@ -235,7 +236,7 @@ def _outcome(row: Row) -> Outcome:
 
 
 def _found(row: Row) -> _Found:
-    return _Found(_outcome(row), defers=row.defers)
+    return _Found(outcome_of(row), defers=row.defers)
 
 
 def _rank(outcome: Outcome) -> int:
@@ -319,7 +320,7 @@ def _headers(error: BaseException) -> dict[str, str]:
         return {str(name): str(value) for name, value in _mapping(response.get("HTTPHeaders")).items()}
     trailing = _called(error, "trailing_metadata")
     if isinstance(trailing, Iterable):
-        pairs = [tuple(cast("Iterable[object]", pair)) for pair in trailing if isinstance(pair, Iterable)]
+        pairs = [tuple(entry) for entry in cast("Iterable[Iterable[object]]", trailing)]
         return {str(pair[0]): str(pair[1]) for pair in pairs if len(pair) == 2}
     return {}
 
@@ -390,9 +391,9 @@ def _database_codes(error: BaseException) -> Iterator[tuple[str, str]]:
         state = _attribute(error, name)
         if isinstance(state, str):
             yield "sqlstate", state
-    name = _attribute(error, "sqlite_errorname")
-    if isinstance(name, str):
-        yield "sqlite", name
+    sqlite_name = _attribute(error, "sqlite_errorname")
+    if isinstance(sqlite_name, str):
+        yield "sqlite", sqlite_name
     root = _root(error)
     if root in {"pymysql", "MySQLdb", "aiomysql", "asyncmy", "mysql"} and error.args:
         number = _attribute(error, "errno") if root == "mysql" else error.args[0]
@@ -442,11 +443,26 @@ def _dns_codes(error: BaseException) -> Iterator[tuple[str, str]]:
 
 # The numbers of getaddrinfo differ: glibc's are negative, BSD's and macOS's small, those of Windows are Winsock's.
 _DNS: Final[Mapping[object, str]] = {
-    **{-2: "EAI_NONAME", -3: "EAI_AGAIN", -4: "EAI_FAIL", -5: "EAI_NODATA", -6: "EAI_FAMILY"},
-    **{-8: "EAI_SERVICE", -10: "EAI_MEMORY", -11: "EAI_SYSTEM"},
-    **{2: "EAI_AGAIN", 4: "EAI_FAIL", 5: "EAI_FAMILY", 6: "EAI_MEMORY", 7: "EAI_NODATA", 8: "EAI_NONAME"},
-    **{9: "EAI_SERVICE", 11: "EAI_SYSTEM"},
-    **{11001: "EAI_NONAME", 11002: "EAI_AGAIN", 11003: "EAI_FAIL", 11004: "EAI_NODATA"},
+    -2: "EAI_NONAME",
+    -3: "EAI_AGAIN",
+    -4: "EAI_FAIL",
+    -5: "EAI_NODATA",
+    -6: "EAI_FAMILY",
+    -8: "EAI_SERVICE",
+    -10: "EAI_MEMORY",
+    -11: "EAI_SYSTEM",
+    2: "EAI_AGAIN",
+    4: "EAI_FAIL",
+    5: "EAI_FAMILY",
+    6: "EAI_MEMORY",
+    7: "EAI_NODATA",
+    8: "EAI_NONAME",
+    9: "EAI_SERVICE",
+    11: "EAI_SYSTEM",
+    11001: "EAI_NONAME",
+    11002: "EAI_AGAIN",
+    11003: "EAI_FAIL",
+    11004: "EAI_NODATA",
 }
 
 _CODES: Final[tuple[Callable[[BaseException], Iterator[tuple[str, str]]], ...]] = (

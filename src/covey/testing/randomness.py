@@ -11,7 +11,7 @@ _ALPHABET = string.digits + string.ascii_lowercase
 class SeededRandomness:
     """A ``Randomness`` for tests and simulations: the same seed, the same numbers. Never for a real hub."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | str = 0) -> None:
         self._random = random.Random(seed)
 
     def uniform(self, low: float, high: float) -> float:
