@@ -295,6 +295,16 @@ async def test_silence_of_two_and_a_half_heartbeats_is_a_dead_connection() -> No
 
 
 @pytest.mark.requirement("client.sse.watchdog")
+async def test_a_reconnection_that_goes_mute_before_its_first_event_is_found_out_too() -> None:
+    time = GivenTime()
+    opening = control("open", id="e.0", heartbeat_s=4)
+    mute = silent(then=lambda: time.advance(10.01))
+    server = Server(stream(opening + event(1)), mute, stream(END))
+    assert data_of(await server.read(waiting=time)) == ["1"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.requirement("client.sse.watchdog")
 async def test_any_byte_is_a_sign_of_life() -> None:
     time = GivenTime()
     opening = control("open", id="e.0", heartbeat_s=4)

@@ -228,6 +228,7 @@ class _Subscription:
         self._secrets = _checked_headers({**(headers or {}), **_bearer(token)})
         self._query = _query(start, kinds)
         self._silence_s = silence_s
+        self._heard_s: float | None = None
         self._attempts_max = attempts_max
         self._event_bytes_max = event_bytes_max
         self._on_change = on_change
@@ -273,7 +274,8 @@ class _Subscription:
         """Yield what one connection brings; it ends in an error that says how to go on, always."""
         response = await self._answer(client)
         parser = EventStreamParser(event_bytes_max=self._event_bytes_max, last_event_id=self._cursor)
-        silence = _Silence(self._silence_s)
+        # What an earlier connection was told holds until this one is: it may go mute before it has said anything.
+        silence = _Silence(self._heard_s if self._silence_s is None else self._silence_s)
         try:
             async with aclosing(response.aiter_bytes()) as chunks:
                 while True:
@@ -300,7 +302,7 @@ class _Subscription:
             if event.event == "covey.open":
                 opening = _decode_opening(event.data)
                 if opening.heartbeat_s is not None and opening.heartbeat_s > 0:
-                    silence.limit_s = opening.heartbeat_s * HEARTBEATS_MISSED
+                    silence.limit_s = self._heard_s = opening.heartbeat_s * HEARTBEATS_MISSED
                 self._tell(Opened(event.id, opening.head, opening.oldest, opening.stream))
             elif event.event == "covey.end":
                 return _Ended()

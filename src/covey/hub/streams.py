@@ -102,6 +102,8 @@ class StreamRoutes:
     async def read(self, request: Request, name: str) -> Answer:
         """``GET /v1/streams/{name}``, by whichever representation the request asks for."""
         stream = self._streams.get(check_name(name, what="a stream name"))
+        if isinstance(stream, DurableStream):
+            await stream.open()  # a reader must not be told an epoch that a crash could take back
         options = read_options(request)
         reader = _reader(request, stream, options)
         if request.is_websocket:
