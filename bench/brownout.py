@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import random
 import statistics
-import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from covey.context import remaining_s
@@ -87,7 +84,7 @@ BOTH: Final = Receiver(is_bounded=True, is_heeding=True)
 def policy(
     *,
     attempts_max: int = 3,
-    backoff: Backoff = Backoff(),
+    backoff: Backoff = Backoff(),  # noqa: B008 -- frozen: one value may serve all
     budget: Budget | None = None,
     breaker: Breaker | None = None,
     limit: Limit | None = None,

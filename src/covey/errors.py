@@ -72,8 +72,8 @@ class UnavailableError(TransientError):
     """A policy did not let the call out, so it never ran: asking now would be of no use, or would do harm.
 
     ``target`` names whom it was for and ``reason`` is one of ``circuit_open`` (too much failed lately),
-    ``asked_to_wait`` (it named a time that is too far off), ``queue_full`` (too many wait already) and ``too_late``
-    (not enough time remains).
+    ``asked_to_wait`` (it named a time that is too far off), ``queue_full`` (too many wait already), ``too_late`` (not
+    enough time remains) and ``event_loop`` (a plain function would have to wait where that blocks a loop).
     """
 
     def __init__(

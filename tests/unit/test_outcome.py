@@ -202,6 +202,7 @@ def test_an_unknown_error_is_judged_by_its_cause_a_known_one_by_itself() -> None
     assert meaning(chained(ValueError(), OSError(errno.ECONNREFUSED, "x")))[0] == "permanent"
     # This is how `asyncio.timeout` raises: the cancellation in it is not the caller's.
     assert meaning(chained(TimeoutError(), asyncio.CancelledError()))[0] == "ambiguous"
+    assert explain(chained(foreign("mylib", "SlowError"), asyncio.CancelledError())) == UNKNOWN
     connection = chained(foreign("openai", "APIConnectionError"), httpx2.ConnectError("x"))
     assert meaning(connection) == ("transient", "no", "backoff")
 
@@ -239,6 +240,7 @@ def test_how_far_an_attempt_got_says_more_than_the_error() -> None:
     assert meaning(reset, phase="unsent") == ("transient", "no", "reconnect")
     assert meaning(reset, phase="sent") == ("ambiguous", "maybe", "reconnect")
     assert meaning(reset, phase="delivered") == ("ambiguous", "yes", "none")
+    assert meaning(RefusedError("full"), phase="delivered") == ("overloaded", "yes", "none")
     assert meaning(ValueError(), phase="unsent")[0] == "permanent"
     assert meaning(asyncio.CancelledError(), phase="delivered")[0] == "cancelled"
 

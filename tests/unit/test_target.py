@@ -389,7 +389,7 @@ async def test_a_caller_without_patience_does_not_open_the_breaker() -> None:
     for _ in range(10):
         with pytest.raises(TimedOutError), timeout(0.1):
             await api.call(service)
-    assert api.health().state == "closed"
+    assert (api.health().state, api.health().limit) == ("closed", 20.0)
 
 
 # ---- cancellation
@@ -631,6 +631,27 @@ def test_a_wait_that_is_too_long_is_told_at_once(hint_s: float, timeout_s: float
         assert (service.calls, now_s()) == (1, began_s)
 
     test()
+
+
+@pytest.mark.requirement("resilience.hint.gates-the-target")
+@virtual
+async def test_who_has_a_place_already_heeds_a_hint_that_came_meanwhile() -> None:
+    api = target(limit=Limit(start=1, least=1, most=1))
+    first, second = Service(RefusedError("full", retry_after_s=3.0), takes_s=1.0), Service()
+    answers = asyncio.gather(api.call(first), api.call(second))
+    await answers
+    assert second.at_s[0] - first.at_s[0] >= 4.0
+    assert_idle(api)
+
+
+@pytest.mark.requirement("resilience.hint.capped")
+@virtual
+async def test_a_hint_holds_for_at_most_what_is_waited_for_and_a_shorter_one_does_not_shorten_it() -> None:
+    api = target()
+    api.ask_to_wait(1209600.0)
+    assert api.health().retry_after_s == pytest.approx(60.0)
+    api.ask_to_wait(1.0)
+    assert api.health().retry_after_s == pytest.approx(60.0)
 
 
 @pytest.mark.requirement("resilience.hint.capped")
@@ -994,6 +1015,22 @@ async def test_a_plain_function_is_not_repeated_in_the_thread_of_a_loop() -> Non
 
 
 @pytest.mark.requirement("resilience.decorator")
+@virtual
+async def test_a_plain_function_never_waits_for_its_turn_in_the_thread_of_a_loop() -> None:
+    api = target(limit=Limit(start=1, least=1, most=1))
+    [holder] = filled(api, 1)
+    await settled()
+    with pytest.raises(Unavailable) as caught:
+        api.call_blocking(lambda: "done")
+    assert caught.value.reason == "event_loop"
+    assert api.health().waiting == 0
+    holder.cancel()
+    await asyncio.wait({holder})
+    assert api.call_blocking(lambda: "done") == "done"
+    assert_idle(api)
+
+
+@pytest.mark.requirement("resilience.decorator")
 def test_threads_share_a_limit_and_leave_no_place_behind() -> None:
     api = target(limit=Limit(start=2, least=2, most=2))
     lock, inside, most = threading.Lock(), [0], [0]
@@ -1014,6 +1051,46 @@ def test_threads_share_a_limit_and_leave_no_place_behind() -> None:
         thread.join(20)
     assert most[0] == 2
     assert_idle(api)
+
+
+@pytest.mark.requirement("resilience.decorator")
+def test_loops_in_two_threads_share_a_target() -> None:
+    api = target(limit=Limit(start=1, least=1, most=1))
+    inside, most = [0], [0]
+
+    async def work() -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        inside[0] -= 1
+
+    async def many() -> None:
+        await target().call(asyncio.sleep, 0)  # after which the time of the loop is known
+        await asyncio.gather(*(api.call(work) for _ in range(50)))
+
+    threads = [threading.Thread(target=lambda: asyncio.run(many())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (most[0], inside[0]) == (1, 0)
+    assert api._state.is_shared
+    assert_idle(api)
+
+
+@pytest.mark.requirement("resilience.decorator")
+def test_a_target_notices_a_second_loop_also_where_nothing_is_in_the_way() -> None:
+    api, shared = target(), list[bool]()
+
+    async def one() -> None:
+        await target().call(asyncio.sleep, 0)  # after which the time of the loop is known
+        await api.call(asyncio.sleep, 0)
+        shared.append(api._state.is_shared)
+
+    asyncio.run(one())
+    asyncio.run(one())
+    assert shared == [False, True]
 
 
 @pytest.mark.requirement("resilience.decorator")

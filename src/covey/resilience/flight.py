@@ -202,6 +202,11 @@ class Flight:
             message = f"the deadline of the call to {state.name} passed while it waited for its turn"
             raise TimedOutError(message, maybe_executed=False)
 
+    def blocked(self) -> UnavailableError:
+        """Return what to raise where the call would have to wait and can't."""
+        message = f"a call to {self._state.name} has to wait, and in this thread that would block the event loop"
+        return self._shed("event_loop", message, None, self._watch.now_s())
+
     def _shed(self, reason: str, message: str, after_s: float | None, now_s: float) -> UnavailableError:
         self._state.tell("shed", now_s, attempt=self.number, reason=reason, wait_s=after_s)
         hint = "it was not sent, so it may be tried again later"

@@ -215,9 +215,10 @@ def at_phase(outcome: Outcome, phase: Phase) -> Outcome:
         verdict: Verdict = "transient" if outcome.verdict == "ambiguous" else outcome.verdict
         wait: Wait = "backoff" if outcome.verdict == "ambiguous" and outcome.wait == "none" else outcome.wait
         return msgspec.structs.replace(outcome, verdict=verdict, executed="no", wait=wait)
-    if phase == "delivered" and outcome.verdict in {"transient", "ambiguous"}:
+    if phase == "delivered" and outcome.verdict not in {"permanent", "cancelled"}:
         # Some of the answer is out: from here one resumes where it stopped, or says so, but never starts again.
-        return msgspec.structs.replace(outcome, verdict="ambiguous", executed="yes", wait="none")
+        known: Verdict = "ambiguous" if outcome.verdict == "transient" else outcome.verdict
+        return msgspec.structs.replace(outcome, verdict=known, executed="yes", wait="none")
     return outcome
 
 

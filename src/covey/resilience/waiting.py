@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar, cast
 
 from covey.resilience.flight import Flight
-from covey.resilience.watch import LoopTicket, ThreadTicket, ThreadWatch, now_here_s
+from covey.resilience.watch import LoopTicket, ThreadTicket, ThreadWatch, is_in_loop, now_here_s
 
 R = TypeVar("R")
 
@@ -28,10 +28,17 @@ async def wait_for_turn(flight: Flight) -> None:
 
 
 def wait_in_thread(flight: Flight, watch: ThreadWatch) -> None:
-    """Wait until the call may go out, in its thread."""
+    """Wait until the call may go out, in its thread.
+
+    Raises:
+        UnavailableError: the thread is that of an event loop, which waiting would block.
+    """
     turn = flight.turn()
     try:
         for step in turn:
+            if is_in_loop():
+                # Those it would wait for may need this very loop to go on.
+                raise flight.blocked()
             if isinstance(step, ThreadTicket):
                 step.granted(flight.deadline_s - watch.now_s())
             elif isinstance(step, float):
