@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import covey
 from covey.ports.system import SystemClock
 from covey.testing import NotSimulatedError, SimWorld, instant
 
@@ -20,6 +21,24 @@ async def test_sleeps_and_timeouts_take_no_time() -> None:
             async with asyncio.timeout(500):
                 await asyncio.Event().wait()
         assert clock.monotonic_s() - at_s == pytest.approx(1500, abs=5)
+    assert time.perf_counter() - begin_s < 5
+
+
+@pytest.mark.requirement("testing.instant.nothing-waits")
+async def test_the_waits_and_deadlines_of_a_policy_take_no_time() -> None:
+    tries = 0
+
+    async def unreachable() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            await asyncio.Event().wait()
+        raise ConnectionRefusedError
+
+    begin_s = time.perf_counter()
+    with instant(), pytest.raises(covey.CoveyError):
+        await covey.Target("peer", policy=covey.Policy(timeout_s=300, attempt_timeout_s=200)).call(unreachable)
+    assert tries == 3
     assert time.perf_counter() - begin_s < 5
 
 

@@ -16,6 +16,7 @@ from unittest import mock
 
 from covey.ports.clock import Clock
 from covey.ports.system import SystemClock
+from covey.resilience.watch import given_time
 from covey.testing.process import NotSimulatedError
 
 
@@ -65,5 +66,6 @@ def instant() -> Generator[Clock]:
         mock.patch.object(loop, "time", clock.monotonic_s),
         mock.patch.object(SystemClock, "monotonic_s", staticmethod(clock.monotonic_s)),
         mock.patch.object(SystemClock, "wall_s", staticmethod(clock.wall_s)),
+        given_time(loop, clock.monotonic_s),
     ):
         yield clock
