@@ -54,6 +54,17 @@ def test_work_whose_time_ran_out_in_the_queue_is_not_begun() -> None:
     assert Admission(margin_s=0.02).is_hopeless(remaining_s=0.01)
 
 
+@pytest.mark.requirement("admission.recovers")
+def test_a_receiver_that_was_slow_still_tries_what_nobody_waits_behind() -> None:
+    admission = served(Admission(margin_s=0.02), 2.5)
+    assert admission.refuses(queued=1, remaining_s=1.0) is not None
+    assert admission.is_hopeless(remaining_s=1.0, queued=1)
+    assert admission.refuses(queued=0, remaining_s=1.0) is None
+    assert not admission.is_hopeless(remaining_s=1.0, queued=0)
+    assert admission.refuses(queued=0, remaining_s=0.01) is not None
+    assert admission.is_hopeless(remaining_s=0.01, queued=0)
+
+
 @pytest.mark.requirement("admission.bounded-in-time")
 @given(st.lists(st.floats(min_value=0, max_value=1e4)), st.integers(0, 10**6), st.floats(min_value=0, max_value=1e4))
 def test_whatever_was_served_the_answer_is_bounded_and_monotonic(

@@ -54,6 +54,17 @@ def tripped(rule: Breaker | None = None, *, jitter: float = 0.5) -> BreakerState
     return breaker
 
 
+def times_open(rule: Breaker) -> list[float]:
+    """Return how long it is open each time, when no probe succeeds."""
+    breaker, now_s, opens = tripped(rule), 0.0, list[float]()
+    for _ in range(7):
+        opens.append(breaker.retry_after_s(now_s))
+        now_s += opens[-1]
+        probe = breaker.admit(now_s)
+        assert breaker.failed(now_s, jitter=0.5, probe=probe) is State.OPEN
+    return opens
+
+
 @pytest.mark.requirement("resilience.breaker.table")
 def test_every_move_is_in_the_table_and_every_state_can_be_left() -> None:
     assert {state for state, _ in TRANSITIONS} == set(State)
@@ -108,15 +119,22 @@ def test_five_refusals_in_a_row_open_it_and_an_answer_begins_the_count_anew() ->
     assert breaker.failed(0.0, jitter=0.5, is_refusal=True) is State.OPEN
 
 
+@pytest.mark.requirement("resilience.breaker.opens")
+def test_twenty_failures_in_a_row_open_it_however_much_went_well_before() -> None:
+    breaker = BreakerState(Breaker(), now_s=0.0)
+    for _ in range(500):
+        breaker.succeeded(0.0)
+    moves = [breaker.failed(0.0, jitter=0.5) for _ in range(19)]
+    breaker.succeeded(0.0)
+    moves += [breaker.failed(0.0, jitter=0.5) for _ in range(19)]
+    assert moves == [None] * 38
+    assert breaker.failed(0.0, jitter=0.5) is State.OPEN
+
+
 @pytest.mark.requirement("resilience.breaker.backs-off")
 def test_it_stays_open_twice_as_long_each_time_up_to_a_bound_with_jitter() -> None:
-    breaker, now_s, opens = tripped(), 0.0, list[float]()
-    for _ in range(7):
-        opens.append(breaker.retry_after_s(now_s))
-        now_s += opens[-1]
-        probe = breaker.admit(now_s)
-        assert breaker.failed(now_s, jitter=0.5, probe=probe) is State.OPEN
-    assert opens == pytest.approx([1, 2, 4, 8, 16, 30, 30])
+    assert times_open(Breaker(open_s_max=30.0)) == pytest.approx([1, 2, 4, 8, 16, 30, 30])
+    assert times_open(Breaker(open_s=3.0)) == pytest.approx([3, 6, 6, 6, 6, 6, 6])
     assert tripped(jitter=0.0).retry_after_s(0.0) == pytest.approx(0.5)
     assert tripped(jitter=1.0).retry_after_s(0.0) == pytest.approx(1.5)
 
@@ -255,8 +273,8 @@ NONSENSE: list[tuple[type, str, list[object]]] = [
     (Breaker, "calls_min", [0]),
     (Breaker, "window_s", [0]),
     (Breaker, "refusals_max", [0]),
-    (Breaker, "open_s", [31.0, -1]),
-    (Breaker, "open_s_max", [0.5]),
+    (Breaker, "open_s", [math.inf, -1]),
+    (Breaker, "open_s_max", [0.5, -1]),
     (Breaker, "probes", [0]),
     (Breaker, "probe_s", [0]),
     (Limit, "start", [0, 201]),

@@ -1,8 +1,8 @@
 """A circuit breaker: stop asking a target that is dead, and find out cheaply when it is back.
 
-It opens on a high share of failures in a rolling window, or on a few refused connections in a row, and not on a
-brown-out: a target that still answers half of the time is better served by a budget and a limit. While it is open,
-calls fail at once. Then exactly one call at a time goes through to probe; a few successful probes close it.
+It opens on a high share of failures in a rolling window, or on failures in a row, and not on a brown-out: a target
+that still answers half of the time is better served by a budget and a limit. While it is open, calls fail at once.
+Then exactly one call at a time goes through to probe; a few successful probes close it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         failure_rate: the share of failed calls in the window at which it opens.
-        calls_min: fewer calls than this in the window say nothing about a share.
+        calls_min: fewer calls than this in the window say nothing about a share; so many failures in a row open it,
+            whatever the share: the successes of a better time are no sign of life.
         window_s: how far back it looks.
-        refusals_max: so many refused connections in a row open it, whatever the share.
+        refusals_max: so many refused connections in a row are enough.
         open_s: how long it stays open the first time; twice as long each time a probe fails, ± 50 %.
-        open_s_max: the most that it is open for, before that jitter.
+        open_s_max: the most that it is open for, before that jitter; None: twice ``open_s``. So long may calls go on
+            failing after the target is back, which costs more than one probe in that time does.
         probes: how many probes in a row must succeed before it closes.
         probe_s: a probe that takes longer is given up, and the next call probes.
 
@@ -42,7 +44,7 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     window_s: float = 10.0
     refusals_max: int = 5
     open_s: float = 1.0
-    open_s_max: float = 30.0
+    open_s_max: float | None = None
     probes: int = 3
     probe_s: float = 10.0
 
@@ -51,9 +53,11 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
         check_count("Breaker.calls_min", self.calls_min, least=1)
         check_count("Breaker.refusals_max", self.refusals_max, least=1)
         check_count("Breaker.probes", self.probes, least=1)
-        for name in ("window_s", "open_s", "open_s_max", "probe_s"):
+        for name in ("window_s", "open_s", "probe_s"):
             check_seconds(f"Breaker.{name}", getattr(self, name))
-        check_order("Breaker.open_s", self.open_s, "Breaker.open_s_max", self.open_s_max)
+        if self.open_s_max is not None:
+            check_seconds("Breaker.open_s_max", self.open_s_max)
+            check_order("Breaker.open_s", self.open_s, "Breaker.open_s_max", self.open_s_max)
 
 
 class State(Enum):
@@ -88,7 +92,7 @@ REFUSE: Final = -1
 class BreakerState:
     """Where it stands, for one target. Each method that may move it returns the state it moved to, or None.
 
-    While it is closed and before ``bucket_ends_s``, a success is ``ok`` plus one and ``refusals`` zero: a target counts
+    While it is closed and before ``bucket_ends_s``, a success is ``ok`` plus one and ``strikes`` zero: a target counts
     so by itself where it can't afford the call of a method.
     """
 
@@ -105,8 +109,8 @@ class BreakerState:
         "_windows",
         "bucket_ends_s",
         "ok",
-        "refusals",
         "state",
+        "strikes",
     )
 
     def __init__(self, rule: Breaker, *, now_s: float) -> None:
@@ -143,7 +147,7 @@ class BreakerState:
     def succeeded(self, now_s: float, probe: int = PASS) -> State | None:
         """Count a call that was answered."""
         if self.state is State.CLOSED:
-            self.refusals = 0
+            self.strikes = 0
             if now_s >= self.bucket_ends_s:
                 self._turn(now_s)
             self.ok += 1
@@ -165,14 +169,15 @@ class BreakerState:
         Args:
             now_s: monotonic time.
             jitter: a number in [0, 1], drawn anew.
-            is_refusal: nobody listened: a few of these in a row are enough.
+            is_refusal: nobody listened: fewer of these in a row are enough.
             probe: what ``admit`` gave.
         """
         if self.state is State.CLOSED:
             if now_s >= self.bucket_ends_s:
                 self._turn(now_s)
             self._failed += 1
-            self.refusals = self.refusals + 1 if is_refusal else 0
+            # One count for both: so that either of the two rules alone is met at their product.
+            self.strikes += self._rule.calls_min if is_refusal else self._rule.refusals_max
             return self._open(Input.TRIPPED, now_s, jitter) if self._is_enough() else None
         if not self._is_current(probe):
             return None
@@ -193,14 +198,15 @@ class BreakerState:
         return self.state is State.HALF_OPEN and probe != PASS and probe == self._probe
 
     def _is_enough(self) -> bool:
-        if self.refusals >= self._rule.refusals_max:
+        if self.strikes >= self._rule.calls_min * self._rule.refusals_max:
             return True
         failed = self._failed + sum(failed for _, failed in self._windows)
         calls = failed + self.ok + sum(ok for ok, _ in self._windows)
         return calls >= self._rule.calls_min and failed >= self._rule.failure_rate * calls
 
     def _open(self, why: Input, now_s: float, jitter: float) -> State:
-        open_s = min(self._rule.open_s * 2.0 ** min(self._openings, _DOUBLINGS_MAX), self._rule.open_s_max)
+        first_s, most_s = self._rule.open_s, self._rule.open_s_max
+        open_s = min(first_s * 2.0 ** min(self._openings, _DOUBLINGS_MAX), most_s or 2.0 * first_s)
         self._openings += 1
         # Clients that saw it die together must not come back together.
         self._open_until_s = now_s + open_s * (0.5 + jitter)
@@ -215,7 +221,7 @@ class BreakerState:
         self._windows: list[tuple[int, int]] = []
         self.ok = 0
         self._failed = 0
-        self.refusals = 0
+        self.strikes = 0
         self.bucket_ends_s = now_s + self._bucket_s
 
     def _turn(self, now_s: float) -> None:
@@ -223,6 +229,7 @@ class BreakerState:
         passed = int((now_s - self.bucket_ends_s) / self._bucket_s) + 1
         if passed >= _BUCKETS:
             self._windows = []
+            self.strikes = 0
         else:
             gone = [(0, 0)] * (passed - 1)
             self._windows = [*self._windows, (self.ok, self._failed), *gone][-(_BUCKETS - 1) :]

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from typing import Final
 
 from covey.context import FOREVER_S, Scope, scope_variable
-from covey.errors import CoveyError, TimedOutError, UnavailableError
+from covey.errors import CoveyError, ExpiredError, TimedOutError, UnavailableError
 from covey.resilience.breaker import PASS, REFUSE
 from covey.resilience.outcome import Outcome, Phase, shipped
 from covey.resilience.retry import REASONS, Reason
@@ -185,7 +185,7 @@ class Flight:
                 self._has_place = True
                 return
             expected_s = limit.expected_wait_s()
-            is_too_late = now_s + expected_s > self.deadline_s
+            is_too_late = now_s + expected_s + limit.typical_s > self.deadline_s
             is_full = not is_too_late and not limit.queue(ticket)
         if is_full:
             message = f"{len(limit.queued)} calls to {state.name} wait for their turn already"
@@ -201,6 +201,11 @@ class Flight:
         if not self._has_place:
             message = f"the deadline of the call to {state.name} passed while it waited for its turn"
             raise TimedOutError(message, maybe_executed=False)
+        now_s = self._watch.now_s()
+        if now_s + limit.typical_s > self.deadline_s:
+            # First come, first served would send each call in the moment in which nobody waits for it any more.
+            message = f"a call to {state.name} got its turn too late to bring a result in time"
+            raise self._shed("too_late", message, None, now_s)
 
     def blocked(self) -> UnavailableError:
         """Return what to raise where the call would have to wait and can't."""
@@ -282,7 +287,8 @@ class Flight:
 
     def _settle(self, error: Exception, outcome: Outcome, now_s: float) -> None:
         state, took_s = self._state, now_s - self._started_s
-        is_timeout = isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
+        # A receiver that says at once that it can't do it in time tells no less than one that says nothing until then.
+        is_timeout = isinstance(error, TimeoutError | ExpiredError) or "Timeout" in type(error).__name__
         is_impatient = is_timeout and state.is_impatient(
             self._limit_s, is_attempt_timeout=self._scope.deadline_s < self.deadline_s
         )

@@ -169,7 +169,7 @@ class TargetState:
         if breaker is not None:
             if breaker.state is State.CLOSED and now_s < breaker.bucket_ends_s:
                 breaker.ok += 1
-                breaker.refusals = 0
+                breaker.strikes = 0
             else:
                 self.answered(now_s, probe)
         if limit is not None:

@@ -177,7 +177,7 @@ class Target:
                 if breaker is not None:
                     if now_s < breaker.bucket_ends_s:
                         breaker.ok += 1
-                        breaker.refusals = 0
+                        breaker.strikes = 0
                     else:
                         with state.lock:
                             state.answered(now_s, PASS)
