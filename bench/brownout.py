@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import random
 import statistics
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from pathlib import Path
 from typing import Final
 
 from covey.context import remaining_s
@@ -408,7 +412,7 @@ def plot(found: Measured, path: Path) -> None:
     mpl.rcParams |= {"svg.hashsalt": "brownout", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8.4, 4.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.4, 4.0), layout="constrained")
     figure.patch.set_facecolor("white")
     axes.axvspan(0, OUTAGE_S, color="#f0eeea", zorder=0, linewidth=0)
     axes.text(OUTAGE_S / 2, 455, "half of the capacity", ha="center", color="#6b665e")
