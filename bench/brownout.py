@@ -26,7 +26,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pathlib import Path
 from typing import Final
 
 from covey.context import remaining_s
@@ -410,7 +409,7 @@ def plot(found: Measured, path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams |= {"svg.hashsalt": "brownout", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.4, 4.0), layout="constrained")
     figure.patch.set_facecolor("white")
