@@ -53,7 +53,7 @@ def in_litestar(hub: ASGIApp) -> object:
     async def mounted(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- Litestar's own are typed dicts
         await hub(scope, receive, send)
 
-    return litestar.Litestar([mounted])
+    return litestar.Litestar([mounted], logging_config=None)  # its own would set the root logger of the whole run
 
 
 def by_hand_without_root_path(hub: ASGIApp) -> object:

@@ -43,7 +43,8 @@ async def test_events_become_lines_of_a_log(caplog: pytest.LogCaptureFixture) ->
     assert [level for level, _ in lines] == ["DEBUG", "DEBUG", "INFO", "DEBUG", "DEBUG", "WARNING"]
     assert lines[-1][1].startswith("api: suppressed attempt=1 reason=may_have_run error=ConnectionResetError")
     caplog.clear()
-    await use(log_events(logging.getLogger("mine")))
+    with caplog.at_level(logging.WARNING, logger="mine"):
+        await use(log_events(logging.getLogger("mine")))
     assert [record.name for record in caplog.records] == ["mine"]
 
 
