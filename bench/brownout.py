@@ -409,7 +409,7 @@ def plot(found: Measured, path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams |= {"svg.hashsalt": "brownout", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
-    import matplotlib.pyplot as plt
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.4, 4.0), layout="constrained")
     figure.patch.set_facecolor("white")
@@ -421,10 +421,10 @@ def plot(found: Measured, path: Path) -> None:
         runs = [one.goodput for one in found[HALF, setup]]
         goodput = [statistics.median(step) for step in zip(*runs, strict=True)]
         at_s = [(step + 0.5) * STEP_S - WARM_UP_S for step in range(len(goodput))]
-        axes.plot(at_s, goodput, color=color, linewidth=2, label=label, linestyle=dashes, clip_on=False)
+        axes.plot(at_s, goodput, color=color, linewidth=2, label=label, linestyle=dashes)
     axes.set(xlim=(-5, END_S - WARM_UP_S), ylim=(0, 480), xlabel="seconds since half of the capacity went")
     axes.set_ylabel("calls that went well, per second")
-    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.4))
+    axes.legend(frameon=False, loc="center", bbox_to_anchor=(0.55, 0.36))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
